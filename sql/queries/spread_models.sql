@@ -1,0 +1,6 @@
+-- $1 uuid[]: changed models. Every agent whose engine runs on one is changed.
+insert into agent_sync.outbox (source, key)
+select 'agents', a.id::text
+from public.agents as a
+join public.global_ai_engines as e on e.id = a.engine_id
+where e.language_model_id = any ($1::uuid[]);

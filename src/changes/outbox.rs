@@ -1,0 +1,167 @@
+//! `agent_sync.outbox`: what changed. Rows are claimed under `for update skip locked` and deleted in the transaction
+//! that wrote the assistants, so a claim that is cut off is simply claimed again, by whichever worker is there.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use tokio_postgres::Transaction;
+use tokio_postgres::types::Type;
+use tracing::warn;
+use uuid::Uuid;
+
+use crate::database::{Error, column};
+use crate::ids::AgentId;
+use crate::source::Shape;
+use crate::sql;
+
+/// Changes that name an agent, locked for this transaction.
+#[derive(Debug, Default)]
+pub struct Claimed {
+    /// By agent: the rows, and how long ago the edits in them were made.
+    pub changes: BTreeMap<AgentId, Vec<Change>>,
+    /// Rows that name no agent there could be.
+    pub senseless: Vec<i64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Change {
+    pub id: i64,
+    pub age: Duration,
+}
+
+impl Claimed {
+    pub fn is_empty(&self) -> bool {
+        self.changes.is_empty() && self.senseless.is_empty()
+    }
+
+    pub fn agents(&self) -> Vec<AgentId> {
+        self.changes.keys().copied().collect()
+    }
+
+    fn rows(&self) -> Vec<i64> {
+        self.changes
+            .values()
+            .flatten()
+            .map(|change| change.id)
+            .chain(self.senseless.iter().copied())
+            .collect()
+    }
+}
+
+/// Claims up to `limit` changes that are due, of agents that are not to be left for later.
+pub async fn claim(
+    tx: &Transaction<'_>,
+    later: &[AgentId],
+    limit: usize,
+) -> Result<Claimed, Error> {
+    let later: Vec<String> = later.iter().map(ToString::to_string).collect();
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let rows = tx
+        .query_typed(
+            sql!("claim"),
+            &[(&later, Type::TEXT_ARRAY), (&limit, Type::INT8)],
+        )
+        .await?;
+    let mut claimed = Claimed::default();
+    for row in rows {
+        let id = column(&row, "id")?;
+        let key: &str = column(&row, "key")?;
+        let age: i64 = column(&row, "age_ms")?;
+        match Uuid::try_parse(key) {
+            Ok(agent) => {
+                let change = Change {
+                    id,
+                    age: Duration::from_millis(age.try_into().unwrap_or(0)),
+                };
+                claimed
+                    .changes
+                    .entry(AgentId(agent))
+                    .or_default()
+                    .push(change);
+            }
+            Err(_) => {
+                warn!(row = id, "dropped a change whose key is not an uuid");
+                claimed.senseless.push(id);
+            }
+        }
+    }
+    Ok(claimed)
+}
+
+/// The changes were dealt with.
+pub async fn settle(tx: &Transaction<'_>, claimed: &Claimed) -> Result<(), Error> {
+    let agents: Vec<String> = claimed.changes.keys().map(ToString::to_string).collect();
+    tx.execute_typed(
+        sql!("settle"),
+        &[
+            (&claimed.rows(), Type::INT8_ARRAY),
+            (&agents, Type::TEXT_ARRAY),
+        ],
+    )
+    .await?;
+    Ok(())
+}
+
+/// Puts agents back, each due after a while.
+pub async fn schedule(tx: &Transaction<'_>, retries: &[(AgentId, Duration)]) -> Result<(), Error> {
+    if retries.is_empty() {
+        return Ok(());
+    }
+    let agents: Vec<String> = retries.iter().map(|(agent, _)| agent.to_string()).collect();
+    let delays: Vec<i64> = retries
+        .iter()
+        .map(|(_, delay)| i64::try_from(delay.as_millis()).unwrap_or(i64::MAX))
+        .collect();
+    tx.execute_typed(
+        sql!("schedule_retry"),
+        &[(&agents, Type::TEXT_ARRAY), (&delays, Type::INT8_ARRAY)],
+    )
+    .await?;
+    Ok(())
+}
+
+/// How long until something that waits falls due.
+pub async fn next_due(client: &tokio_postgres::Client) -> Result<Option<Duration>, Error> {
+    let row = client.query_typed_opt(sql!("next_due"), &[]).await?;
+    let wait: Option<i64> = row.map(|row| column(&row, "wait_ms")).transpose()?;
+    Ok(wait.map(|ms| Duration::from_millis(ms.try_into().unwrap_or(0))))
+}
+
+/// Replaces changes that name no agent by changes of the agents that they touch. False when there were none.
+///
+/// Which agents those are is decided here, not in the trigger: links that another transaction had not committed when
+/// the tool was edited are seen now, or they bring a change of their own.
+pub async fn spread(tx: &Transaction<'_>, shape: &Shape) -> Result<bool, Error> {
+    const LIMIT: i64 = 1000;
+    let rows = tx
+        .query_typed(sql!("claim_shared"), &[(&LIMIT, Type::INT8)])
+        .await?;
+    if rows.is_empty() {
+        return Ok(false);
+    }
+    let (mut ids, mut everything) = (Vec::new(), false);
+    let mut keys: BTreeMap<&'static str, BTreeSet<Uuid>> = BTreeMap::new();
+    for row in &rows {
+        ids.push(column::<i64>(row, "id")?);
+        let key: Option<&str> = column(row, "key")?;
+        let followed = shape
+            .spread(column(row, "source")?)
+            .zip(key.and_then(|key| Uuid::try_parse(key).ok()));
+        match followed {
+            Some((statement, key)) => _ = keys.entry(statement).or_default().insert(key),
+            None => everything = true,
+        }
+    }
+    if everything {
+        tx.execute_typed(sql!("spread_everything"), &[]).await?;
+    } else {
+        for (statement, keys) in keys {
+            let keys: Vec<Uuid> = keys.into_iter().collect();
+            tx.execute_typed(statement, &[(&keys, Type::UUID_ARRAY)])
+                .await?;
+        }
+    }
+    tx.execute_typed(sql!("delete_claimed"), &[(&ids, Type::INT8_ARRAY)])
+        .await?;
+    Ok(true)
+}

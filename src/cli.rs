@@ -1,0 +1,29 @@
+//! Commands and flags.
+
+use clap::{Parser, Subcommand};
+
+/// Keeps LangGraph assistants equal to the agents in a Supabase database.
+///
+/// Configured by environment variables; the README lists them all.
+#[derive(Debug, Parser)]
+#[command(name = "agent-sync", version, about, long_about)]
+pub struct Cli {
+    /// `serve` if none is given.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+#[derive(Debug, Clone, Default, Subcommand)]
+pub enum Command {
+    /// Run the worker: startup pass, change loop, lazy sync (the default)
+    #[default]
+    Serve,
+    /// Install or upgrade what the worker needs in the database
+    Migrate {
+        /// Write the SQL to standard output instead, fit for supabase/migrations/<timestamp>_agent_sync.sql
+        #[arg(long)]
+        print: bool,
+    },
+    /// Try it: a throw-away PostgreSQL with a few agents, and the worker on it
+    Demo,
+}

@@ -1,0 +1,173 @@
+//! Environment → [`Config`]. Pure: it is given the variables, and reports all problems in one go.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{SocketAddr, ToSocketAddrs};
+
+use tracing_subscriber::EnvFilter;
+
+use crate::database::DatabaseUrl;
+use crate::scope::{Scope, ScopeError};
+
+pub const DATABASE_URL: &str = "DATABASE_URL";
+pub const SCOPE: &str = "AGENT_SYNC_SCOPE";
+pub const ROBYN_DEV: &str = "ROBYN_DEV";
+pub const HTTP_ADDR: &str = "AGENT_SYNC_HTTP_ADDR";
+pub const ADMIN_ADDR: &str = "AGENT_SYNC_ADMIN_ADDR";
+pub const DEFAULT_MODEL: &str = "AGENT_SYNC_DEFAULT_MODEL";
+pub const AUTO_MIGRATE: &str = "AGENT_SYNC_AUTO_MIGRATE";
+pub const LOG: &str = "AGENT_SYNC_LOG";
+pub const LOG_FORMAT: &str = "AGENT_SYNC_LOG_FORMAT";
+
+/// Environment variables, by name.
+pub type Variables = BTreeMap<String, String>;
+
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// `None`: in-memory mode.
+    pub database: Option<DatabaseUrl>,
+    /// A scope that cannot be understood is not fatal: the pass is skipped, the worker runs.
+    pub scope: Result<Scope, ScopeError>,
+    /// Lazy sync for everybody, without a tenant check.
+    pub dev: bool,
+    pub http_addr: SocketAddr,
+    pub admin_addr: SocketAddr,
+    pub default_model: String,
+    pub auto_migrate: bool,
+    pub log: Log,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Log {
+    /// A filter as tracing-subscriber's [`EnvFilter`] takes it.
+    pub filter: String,
+    pub format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+/// Everything that is wrong with the configuration, a line each.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigErrors(pub Vec<String>);
+
+impl Config {
+    pub fn from_variables(variables: &Variables) -> Result<Self, ConfigErrors> {
+        let mut reader = Reader {
+            variables,
+            problems: Vec::new(),
+        };
+        let config = Self {
+            database: reader.optional(DATABASE_URL, |url| {
+                url.parse::<DatabaseUrl>().map_err(|e| e.to_string())
+            }),
+            scope: reader.text(SCOPE).unwrap_or_default().parse(),
+            dev: reader.with_default(ROBYN_DEV, "false", boolean),
+            http_addr: reader.with_default(HTTP_ADDR, "127.0.0.1:8090", address),
+            admin_addr: reader.with_default(ADMIN_ADDR, "127.0.0.1:8091", address),
+            default_model: reader
+                .text(DEFAULT_MODEL)
+                .unwrap_or("openai:gpt-4o")
+                .to_owned(),
+            auto_migrate: reader.with_default(AUTO_MIGRATE, "true", boolean),
+            log: Log {
+                filter: reader.with_default(LOG, "info", filter),
+                format: reader.with_default(LOG_FORMAT, "text", log_format),
+            },
+        };
+        if reader.problems.is_empty() {
+            Ok(config)
+        } else {
+            Err(ConfigErrors(reader.problems))
+        }
+    }
+}
+
+struct Reader<'a> {
+    variables: &'a Variables,
+    problems: Vec<String>,
+}
+
+impl<'a> Reader<'a> {
+    /// Set to nothing but blanks is the same as not set.
+    fn text(&self, name: &str) -> Option<&'a str> {
+        self.variables
+            .get(name)
+            .map(|value| value.trim())
+            .filter(|value| !value.is_empty())
+    }
+
+    fn optional<T>(
+        &mut self,
+        name: &str,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        match parse(self.text(name)?) {
+            Ok(value) => Some(value),
+            Err(problem) => {
+                self.problems.push(format!("{name}: {problem}"));
+                None
+            }
+        }
+    }
+
+    fn with_default<T>(
+        &mut self,
+        name: &str,
+        default: &str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> T {
+        self.optional(name, &parse).unwrap_or_else(|| {
+            parse(default).unwrap_or_else(|e| unreachable!("the default of {name}: {e}"))
+        })
+    }
+}
+
+fn boolean(text: &str) -> Result<bool, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "1" | "yes" | "on" => Ok(true),
+        "false" | "0" | "no" | "off" => Ok(false),
+        _ => Err(format!("`{text}` is neither true nor false")),
+    }
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    let resolved = text
+        .to_socket_addrs()
+        .map_err(|e| format!("`{text}` is not an address like 127.0.0.1:8090: {e}"))?;
+    resolved
+        .into_iter()
+        .next()
+        .ok_or_else(|| format!("`{text}` resolves to no address"))
+}
+
+fn filter(text: &str) -> Result<String, String> {
+    match EnvFilter::try_new(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(e) => Err(format!(
+            "`{text}` is not a log filter like info or agent_sync=debug: {e}"
+        )),
+    }
+}
+
+fn log_format(text: &str) -> Result<LogFormat, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err(format!("`{text}` is neither text nor json")),
+    }
+}
+
+impl fmt::Display for ConfigErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the configuration is not usable:")?;
+        self.0
+            .iter()
+            .try_for_each(|problem| write!(f, "\n  {problem}"))
+    }
+}
+
+impl std::error::Error for ConfigErrors {}

@@ -1,0 +1,193 @@
+//! What the worker needs in the database, and the triggers on the customer's tables.
+//!
+//! Our own schema is migrated in one transaction under an advisory lock. The triggers come one at a time, each in a
+//! transaction of its own that gives way after 200 ms: creating one has to lock out the table's writers, and waiting
+//! for that lock makes everybody wait who comes after us.
+
+use std::time::Duration;
+
+use tokio_postgres::types::Type;
+use tracing::{info, warn};
+
+use super::{Client, Database, Error, begin, column};
+use crate::retry::Backoff;
+
+/// In order; a version is never changed once it is released.
+const MIGRATIONS: [(i32, &str); 1] = [(
+    1,
+    include_str!(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/sql/migrations/0001_agent_sync.sql"
+    )),
+)];
+
+const LATEST: i32 = MIGRATIONS[MIGRATIONS.len() - 1].0;
+
+/// How long [`migrate`] keeps asking for a lock that an open transaction of the customer's holds.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The whole of it as one script, fit for `supabase/migrations/`.
+pub fn script() -> String {
+    let mut script = String::from("-- agent-sync: made by `agent-sync migrate --print`\n\n");
+    for (version, text) in MIGRATIONS {
+        script.push_str(text);
+        script.push('\n');
+        script.push_str(&record(version));
+        script.push_str("\n\n");
+    }
+    script.push_str(crate::sql!("install_triggers"));
+    script
+}
+
+/// Installs or upgrades. Idempotent, and safe when several run at once. Returns the triggers that are still missing
+/// because their tables stayed locked for longer than `patience`.
+pub async fn migrate(database: &Database, patience: Duration) -> Result<Vec<String>, Error> {
+    let mut client = database.client().await?;
+    migrate_schema(&mut client).await?;
+    let deadline = tokio::time::Instant::now() + patience;
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
+    loop {
+        let missing = missing_triggers(&client).await?;
+        let mut left = Vec::new();
+        for trigger in missing {
+            match install(&mut client, &trigger).await {
+                Ok(()) => {
+                    info!(table = %trigger.source, event = %trigger.event, "trigger installed")
+                }
+                Err(e) if e.is_lock_timeout() => left.push(trigger.to_string()),
+                Err(e) => return Err(e),
+            }
+        }
+        let pause = backoff.next();
+        if left.is_empty() || tokio::time::Instant::now() + pause > deadline {
+            return Ok(left);
+        }
+        warn!(
+            triggers = left.join(", "),
+            "the tables are in use, their triggers are tried again"
+        );
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// What is missing, each in a few words; empty when all is in place.
+pub async fn missing(database: &Database) -> Result<Vec<String>, Error> {
+    let client = database.client().await?;
+    let version = version(&client).await?;
+    if version > LATEST {
+        return Err(newer(version));
+    }
+    let mut missing = Vec::new();
+    if version < LATEST {
+        missing.push(format!(
+            "schema agent_sync is at version {version}, needed is {LATEST}"
+        ));
+    } else {
+        missing.extend(
+            missing_triggers(&client)
+                .await?
+                .iter()
+                .map(|trigger| format!("trigger {trigger}")),
+        );
+    }
+    if !exists(&client, "langgraph_server.assistants").await? {
+        missing.push("table langgraph_server.assistants".to_owned());
+    }
+    Ok(missing)
+}
+
+async fn migrate_schema(client: &mut Client) -> Result<(), Error> {
+    if version(client).await? == LATEST && exists(client, "langgraph_server.assistants").await? {
+        return Ok(());
+    }
+    let tx = begin(client).await?;
+    tx.batch_execute("select pg_advisory_xact_lock(hashtextextended('agent_sync.migrate', 0))")
+        .await?;
+    let version = version(tx.client()).await?;
+    if version > LATEST {
+        return Err(newer(version));
+    }
+    // The newest one again where only the runtime's table is gone: every script can be run twice.
+    for (number, text) in MIGRATIONS
+        .into_iter()
+        .filter(|(number, _)| *number > version.min(LATEST - 1))
+    {
+        tx.batch_execute(text).await?;
+        tx.batch_execute(&record(number)).await?;
+        info!(version = number, "schema agent_sync migrated");
+    }
+    tx.commit().await?;
+    Ok(())
+}
+
+async fn version(client: &tokio_postgres::Client) -> Result<i32, Error> {
+    if !exists(client, "agent_sync.migrations").await? {
+        return Ok(0);
+    }
+    let row = client
+        .query_typed_one(
+            "select coalesce(max(version), 0) as version from agent_sync.migrations",
+            &[],
+        )
+        .await?;
+    column(&row, "version")
+}
+
+async fn exists(client: &tokio_postgres::Client, table: &str) -> Result<bool, Error> {
+    let row = client
+        .query_typed_one(
+            "select to_regclass($1) is not null as present",
+            &[(&table, Type::TEXT)],
+        )
+        .await?;
+    column(&row, "present")
+}
+
+fn record(version: i32) -> String {
+    format!(
+        "insert into agent_sync.migrations (version) values ({version}) on conflict do nothing;"
+    )
+}
+
+fn newer(version: i32) -> Error {
+    Error::Setup(format!(
+        "schema agent_sync is at version {version}, and this agent-sync knows only up to {LATEST}: upgrade it"
+    ))
+}
+
+struct Trigger {
+    source: String,
+    event: String,
+    ddl: String,
+}
+
+impl std::fmt::Display for Trigger {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "agent_sync_{} on public.{}", self.event, self.source)
+    }
+}
+
+async fn missing_triggers(client: &tokio_postgres::Client) -> Result<Vec<Trigger>, Error> {
+    let rows = client
+        .query_typed(
+            "select source, event, ddl from agent_sync.missing_triggers()",
+            &[],
+        )
+        .await?;
+    rows.iter()
+        .map(|row| {
+            Ok(Trigger {
+                source: column(row, "source")?,
+                event: column(row, "event")?,
+                ddl: column(row, "ddl")?,
+            })
+        })
+        .collect()
+}
+
+async fn install(client: &mut Client, trigger: &Trigger) -> Result<(), Error> {
+    let tx = begin(client).await?;
+    tx.batch_execute("set local lock_timeout = '200ms'").await?;
+    tx.batch_execute(&trigger.ddl).await?;
+    Ok(tx.commit().await?)
+}

@@ -1,0 +1,182 @@
+//! The database: the pool, transactions with their limits, and what an error means.
+
+pub mod migrations;
+mod tls;
+mod url;
+
+use std::fmt;
+use std::time::Duration;
+
+use deadpool_postgres::{Manager, ManagerConfig, Pool, PoolError, RecyclingMethod, Timeouts};
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{IsolationLevel, Row, types};
+
+pub use deadpool_postgres::{Client, Transaction};
+pub use tls::Tls;
+pub use url::{DatabaseUrl, UrlError};
+
+/// The text of `sql/queries/<name>.sql`.
+#[macro_export]
+macro_rules! sql {
+    ($name:literal) => {
+        include_str!(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/sql/queries/",
+            $name,
+            ".sql"
+        ))
+    };
+}
+
+/// How many connections one worker opens at most, the listening one aside. Supabase's smallest plans have 60 in all.
+const POOL_SIZE: usize = 6;
+
+/// How long a step of taking a connection may last.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Said at the start of every transaction, not of the session: behind a transaction-mode pooler a session is shared.
+/// - A worker that is stopped in the middle holds nobody up for longer than ten seconds, and whoever waits for it waits
+///   a little longer than that.
+/// - Rows that row-level security would hide are an error: hidden agents would look like deleted ones.
+/// - Nothing is found by a search path that somebody else set.
+const LIMITS: &str = "set local statement_timeout = '30s'; \
+     set local idle_in_transaction_session_timeout = '10s'; \
+     set local lock_timeout = '12s'; \
+     set local row_security = off; \
+     set local search_path = ''";
+
+/// A pool of connections to one database.
+#[derive(Clone)]
+pub struct Database {
+    pool: Pool,
+}
+
+impl Database {
+    /// Opens nothing yet.
+    pub fn new(url: &DatabaseUrl) -> Self {
+        let recycling = ManagerConfig {
+            recycling_method: RecyclingMethod::Fast,
+        };
+        let manager = Manager::from_config(url.config().clone(), url.tls().connector(), recycling);
+        let timeouts = Timeouts {
+            wait: Some(CONNECT_TIMEOUT),
+            create: Some(CONNECT_TIMEOUT),
+            recycle: Some(CONNECT_TIMEOUT),
+        };
+        let builder = Pool::builder(manager)
+            .max_size(POOL_SIZE)
+            .runtime(deadpool_postgres::Runtime::Tokio1)
+            .timeouts(timeouts);
+        let pool = builder
+            .build()
+            .unwrap_or_else(|e| unreachable!("a pool with a runtime always builds: {e}"));
+        Self { pool }
+    }
+
+    pub async fn client(&self) -> Result<Client, Error> {
+        self.pool.get().await.map_err(|e| match e {
+            PoolError::Backend(e) => Error::Postgres(e),
+            other => Error::Pool(other.to_string()),
+        })
+    }
+
+    /// Whether the database answers, and if not, why.
+    pub async fn check(&self) -> Result<(), Error> {
+        self.client().await?.simple_query("select 1").await?;
+        Ok(())
+    }
+}
+
+/// Begins a transaction: READ COMMITTED, whatever the role's default, and within our limits.
+pub async fn begin(client: &mut Client) -> Result<Transaction<'_>, Error> {
+    let tx = client
+        .build_transaction()
+        .isolation_level(IsolationLevel::ReadCommitted)
+        .read_only(false)
+        .start()
+        .await?;
+    tx.batch_execute(LIMITS).await?;
+    Ok(tx)
+}
+
+/// A parameter and its type. Statements are sent with their types and unnamed, in one round trip: a named one would be
+/// prepared on one server connection and used on another behind a transaction-mode pooler.
+pub type Param<'a> = (&'a (dyn types::ToSql + Sync), types::Type);
+
+/// Reads a column of a row that a statement of ours returned.
+pub fn column<'a, T: types::FromSql<'a>>(row: &'a Row, name: &str) -> Result<T, Error> {
+    row.try_get(name).map_err(Error::Postgres)
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("no connection to the database: {0}")]
+    Pool(String),
+    #[error("{}", describe(.0))]
+    Postgres(#[from] tokio_postgres::Error),
+    #[error("{0}")]
+    Setup(String),
+}
+
+/// What to do about an error. Decided here, for the whole crate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The data of one agent: it fails alone, and is tried again with backoff.
+    Data,
+    /// Connections, timeouts, deadlocks: nobody's fault, all of it is tried again.
+    Passing,
+    /// Missing tables or privileges: tried again too, but an operator has to act.
+    Setup,
+}
+
+impl Error {
+    pub fn fault(&self) -> Fault {
+        let code = match self {
+            Self::Pool(_) => return Fault::Passing,
+            Self::Setup(_) => return Fault::Setup,
+            Self::Postgres(e) => e.code(),
+        };
+        match code.map(|code| code.code().get(..2).unwrap_or_default()) {
+            // Data exception, cardinality, integrity constraint, with check option, program limit, raised by PL/pgSQL.
+            Some("22" | "21" | "23" | "44" | "54" | "P0") => Fault::Data,
+            // Authorization, schema or privileges.
+            Some("28" | "3D" | "3F" | "42") => Fault::Setup,
+            _ => Fault::Passing,
+        }
+    }
+
+    /// Whether a table or column that we asked for is not there (any more).
+    pub fn is_schema_drift(&self) -> bool {
+        matches!(self, Self::Postgres(e) if matches!(e.code(), Some(&SqlState::UNDEFINED_TABLE | &SqlState::UNDEFINED_COLUMN)))
+    }
+
+    /// Whether somebody else held a lock for longer than we were willing to wait.
+    pub fn is_lock_timeout(&self) -> bool {
+        matches!(self, Self::Postgres(e) if e.code() == Some(&SqlState::LOCK_NOT_AVAILABLE))
+    }
+}
+
+/// The message, code and hint of an error from the server, or the chain of causes of any other. Never the detail: it
+/// quotes the row.
+fn describe(error: &tokio_postgres::Error) -> String {
+    if let Some(db) = error.as_db_error() {
+        let hint = db
+            .hint()
+            .map(|hint| format!("; {hint}"))
+            .unwrap_or_default();
+        return format!("{} (SQLSTATE {}){hint}", db.message(), db.code().code());
+    }
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text.push_str(&format!(": {cause}"));
+        source = cause.source();
+    }
+    text
+}
+
+impl fmt::Debug for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Database").finish_non_exhaustive()
+    }
+}

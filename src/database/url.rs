@@ -1,0 +1,127 @@
+//! `DATABASE_URL`, as people paste it from Supabase.
+//!
+//! tokio-postgres knows neither `sslmode=verify-full` and `verify-ca` nor `sslrootcert` (they are honoured here), nor
+//! `pgbouncer=true` (an ORM's flag; ignored). What is left goes to tokio-postgres.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use tokio_postgres::Config;
+use tokio_postgres::config::{SslMode, TargetSessionAttrs};
+
+use super::tls::{Tls, Verify};
+
+/// Where the database is and how to talk to it. `Debug` shows no secret.
+#[derive(Clone)]
+pub struct DatabaseUrl {
+    config: Config,
+    tls: Tls,
+}
+
+/// What is wrong with the URL; never a part of it that may hold the password.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum UrlError {
+    #[error("it is not a postgresql:// URL")]
+    Scheme,
+    #[error("sslmode={0} is unknown: use disable, prefer, require, verify-ca or verify-full")]
+    SslMode(String),
+    #[error("{0}")]
+    Tls(String),
+    #[error("it names no host")]
+    Host,
+    #[error("it cannot be parsed: {0}")]
+    Parse(String),
+}
+
+impl DatabaseUrl {
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    pub fn tls(&self) -> Tls {
+        self.tls.clone()
+    }
+}
+
+impl FromStr for DatabaseUrl {
+    type Err = UrlError;
+
+    fn from_str(url: &str) -> Result<Self, UrlError> {
+        if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
+            return Err(UrlError::Scheme);
+        }
+        let (base, query) = url.split_once('?').unwrap_or((url, ""));
+        let (mut mode, mut root_cert, mut rest) = (None, None, Vec::new());
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            match pair.split_once('=').unwrap_or((pair, "")) {
+                ("sslmode", value) => mode = Some(value),
+                ("sslrootcert", value) => root_cert = Some(percent_decode(value)),
+                ("pgbouncer", _) => {}
+                _ => rest.push(pair),
+            }
+        }
+        let (ssl_mode, verify) = match mode {
+            Some("disable") => (SslMode::Disable, Verify::Nothing),
+            None | Some("prefer" | "allow") => (SslMode::Prefer, Verify::Nothing),
+            // As libpq has it: a root certificate turns `require` into `verify-ca`.
+            Some("require") if root_cert.is_some() => (SslMode::Require, Verify::Chain),
+            Some("require") => (SslMode::Require, Verify::Nothing),
+            Some("verify-ca") => (SslMode::Require, Verify::Chain),
+            Some("verify-full") => (SslMode::Require, Verify::ChainAndHost),
+            Some(other) => return Err(UrlError::SslMode(other.to_owned())),
+        };
+        let mut config = Config::from_str(&format!("{base}?{}", rest.join("&"))).map_err(|e| {
+            // "invalid connection string" says nothing; its source does.
+            let cause =
+                std::error::Error::source(&e).map_or_else(|| e.to_string(), ToString::to_string);
+            UrlError::Parse(cause)
+        })?;
+        if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
+            return Err(UrlError::Host);
+        }
+        if config.get_application_name().is_none() {
+            config.application_name("agent-sync");
+        }
+        config
+            .ssl_mode(ssl_mode)
+            .target_session_attrs(TargetSessionAttrs::ReadWrite)
+            .connect_timeout(Duration::from_secs(5))
+            // Defaults find a dead peer after two hours.
+            .keepalives_idle(Duration::from_secs(10))
+            .keepalives_interval(Duration::from_secs(5))
+            .keepalives_retries(3)
+            .tcp_user_timeout(Duration::from_secs(15));
+        let tls = Tls::new(verify, root_cert.as_deref()).map_err(UrlError::Tls)?;
+        Ok(Self { config, tls })
+    }
+}
+
+fn percent_decode(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&byte, tail)) = rest.split_first() {
+        let hex = tail.get(..2).and_then(|hex| std::str::from_utf8(hex).ok());
+        match hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
+            Some(decoded) if byte == b'%' => {
+                bytes.push(decoded);
+                rest = &tail[2..];
+            }
+            _ => {
+                bytes.push(byte);
+                rest = tail;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+impl fmt::Debug for DatabaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DatabaseUrl")
+            .field("hosts", &self.config.get_hosts())
+            .field("ports", &self.config.get_ports())
+            .field("dbname", &self.config.get_dbname())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,86 @@
+//! `agent-sync demo`: a throw-away PostgreSQL with a few agents, and the worker on it.
+
+pub mod postgres;
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{self, Config, Variables};
+use crate::database::DatabaseUrl;
+use crate::scope::Scope;
+use crate::worker::Worker;
+use postgres::Postgres;
+
+/// The tables of a Supabase project, as far as they concern agents.
+pub const SCHEMA: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/sql/demo/schema.sql"));
+
+/// 3 organizations, 12 agents.
+pub const DATA: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/sql/demo/data.sql"));
+
+/// Runs until `shutdown` is called, and leaves nothing behind.
+pub async fn run(
+    config: Config,
+    variables: &Variables,
+    shutdown: CancellationToken,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    println!("starting a throw-away PostgreSQL ...");
+    let postgres = Postgres::start(&[]).await?;
+    postgres.execute("postgres", SCHEMA).await?;
+    postgres.execute("postgres", DATA).await?;
+    let url = postgres.url("postgres");
+
+    let mut config = Config {
+        database: Some(url.parse::<DatabaseUrl>()?),
+        scope: Ok(Scope::All),
+        dev: true,
+        auto_migrate: true,
+        ..config
+    };
+    // A busy default port must not spoil the first impression; one that was asked for is asked for.
+    for (address, variable) in [
+        (&mut config.http_addr, config::HTTP_ADDR),
+        (&mut config.admin_addr, config::ADMIN_ADDR),
+    ] {
+        if !variables.contains_key(variable) && std::net::TcpListener::bind(*address).is_err() {
+            *address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        }
+    }
+    let worker = Worker::bind(config).await?;
+    let (api, ready) = (worker.http_addr(), worker.readiness());
+    let stop = shutdown.clone();
+    let guide = async {
+        while ready.pending().is_some() && !stop.is_cancelled() {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        if !stop.is_cancelled() {
+            println!("{}", try_this(&url, api));
+        }
+    };
+    tokio::join!(worker.run(shutdown.clone()), guide);
+    postgres.stop();
+    Ok(())
+}
+
+fn try_this(url: &str, api: SocketAddr) -> String {
+    format!(
+        r#"
+agent-sync is running on a database with 12 agents: 10 are active, one is a draft, one is deleted.
+
+1. Edit an agent, and watch the line that appears here:
+
+   psql '{url}' -c "update public.agents set system_prompt = 'You answer in haiku.' where name = 'Refund Desk'"
+
+2. Create an assistant that names an agent. It comes back with the agent's whole configuration:
+
+   curl -s http://{api}/assistants -H 'content-type: application/json' \
+     -d '{{"graph_id": "agent", "metadata": {{"supabase_agent_id": "a0000000-0000-4000-8000-000000000001"}}}}'
+
+3. Look at the assistants, the newest change first:
+
+   psql '{url}' -c "select name, version, updated_at, config -> 'configurable' ->> 'system_prompt' as prompt from langgraph_server.assistants order by updated_at desc"
+
+Ctrl-C stops everything and leaves nothing behind.
+"#
+    )
+}

@@ -1,0 +1,66 @@
+//! The admin server: `/live` (the process answers) and `/ready` (the first pass has ended and the database answers).
+//! Liveness never depends on the database: restarting the worker does not mend it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::{Method, Request, StatusCode};
+use serde_json::json;
+
+use super::{Answer, Handle, Problem, json_answer};
+use crate::database::Database;
+use crate::readiness::Readiness;
+
+/// How long the database may take to answer a probe.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+
+#[derive(Debug)]
+pub struct Admin {
+    pub readiness: Arc<Readiness>,
+    /// `None` in in-memory mode.
+    pub database: Option<Database>,
+}
+
+impl Handle for Admin {
+    async fn handle(&self, request: Request<Incoming>) -> Result<Answer, Problem> {
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            return Err(Problem::method_not_allowed("GET, HEAD"));
+        }
+        match request.uri().path() {
+            "/live" => Ok(json_answer(StatusCode::OK, &json!({ "live": true }))),
+            "/ready" => Ok(self.ready().await),
+            _ => Err(Problem::not_found()),
+        }
+    }
+}
+
+impl Admin {
+    async fn ready(&self) -> Answer {
+        let reasons: Vec<String> = [self.readiness.pending(), self.unreachable().await]
+            .into_iter()
+            .flatten()
+            .collect();
+        let status = if reasons.is_empty() {
+            StatusCode::OK
+        } else {
+            StatusCode::SERVICE_UNAVAILABLE
+        };
+        json_answer(
+            status,
+            &json!({ "ready": reasons.is_empty(), "reasons": reasons }),
+        )
+    }
+
+    async fn unreachable(&self) -> Option<String> {
+        let checked = tokio::time::timeout(PROBE_TIMEOUT, self.database.as_ref()?.check()).await;
+        match checked {
+            Ok(Ok(())) => None,
+            Ok(Err(e)) => Some(format!("the database does not answer: {e}")),
+            Err(_) => Some(format!(
+                "the database does not answer within {} s",
+                PROBE_TIMEOUT.as_secs()
+            )),
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! `agent_sync.ledger`: which assistants are ours. Only the workers write it, under the agent's lock.
+
+use std::collections::HashMap;
+
+use tokio_postgres::Transaction;
+use tokio_postgres::types::Type;
+
+use crate::database::{Error, column};
+use crate::ids::{AgentId, AssistantId};
+use crate::plan::{Entry, State};
+use crate::sql;
+
+/// An assistant that was just written.
+#[derive(Debug)]
+pub struct Written {
+    pub assistant_id: AssistantId,
+    pub agent_id: AgentId,
+    pub owner: String,
+    pub content_hash: Vec<u8>,
+    pub row_hash: Vec<u8>,
+}
+
+/// An assistant that we should write and that somebody else has.
+#[derive(Debug)]
+pub struct Conflict {
+    pub assistant_id: AssistantId,
+    pub agent_id: AgentId,
+    pub owner: String,
+    pub error: String,
+}
+
+/// An agent that could not be synced.
+#[derive(Debug)]
+pub struct Failure {
+    pub agent_id: AgentId,
+    pub error: String,
+    /// It is in scope: where it has no entry yet, it gets one that says so.
+    pub in_scope: bool,
+}
+
+/// The entries of these agents, and those under these assistants' ids, whosever they are.
+pub async fn read(
+    tx: &Transaction<'_>,
+    agents: &[AgentId],
+    assistants: &[AssistantId],
+) -> Result<HashMap<AssistantId, Entry>, Error> {
+    let rows = tx
+        .query_typed(
+            sql!("ledger_read"),
+            &[(&agents, Type::UUID_ARRAY), (&assistants, Type::UUID_ARRAY)],
+        )
+        .await?;
+    rows.iter()
+        .map(|row| {
+            let assistant_id = column(row, "assistant_id")?;
+            let entry = Entry {
+                assistant_id,
+                agent_id: column(row, "agent_id")?,
+                owner: column(row, "owner")?,
+                state: state(column(row, "state")?)?,
+                content_hash: column(row, "content_hash")?,
+                row_hash: column(row, "row_hash")?,
+            };
+            Ok((assistant_id, entry))
+        })
+        .collect()
+}
+
+pub async fn synced(tx: &Transaction<'_>, written: &[Written]) -> Result<(), Error> {
+    if written.is_empty() {
+        return Ok(());
+    }
+    let assistants: Vec<_> = written.iter().map(|w| w.assistant_id).collect();
+    let agents: Vec<_> = written.iter().map(|w| w.agent_id).collect();
+    let owners: Vec<_> = written.iter().map(|w| w.owner.as_str()).collect();
+    let content_hashes: Vec<_> = written.iter().map(|w| w.content_hash.as_slice()).collect();
+    let row_hashes: Vec<_> = written.iter().map(|w| w.row_hash.as_slice()).collect();
+    tx.execute_typed(
+        sql!("ledger_synced"),
+        &[
+            (&assistants, Type::UUID_ARRAY),
+            (&agents, Type::UUID_ARRAY),
+            (&owners, Type::TEXT_ARRAY),
+            (&content_hashes, Type::BYTEA_ARRAY),
+            (&row_hashes, Type::BYTEA_ARRAY),
+        ],
+    )
+    .await?;
+    Ok(())
+}
+
+/// These are as they should be, though the ledger says that they failed.
+pub async fn settled(tx: &Transaction<'_>, assistants: &[AssistantId]) -> Result<(), Error> {
+    touch(tx, sql!("ledger_settled"), assistants).await
+}
+
+/// These were removed; their entries stay.
+pub async fn removed(tx: &Transaction<'_>, assistants: &[AssistantId]) -> Result<(), Error> {
+    touch(tx, sql!("ledger_removed"), assistants).await
+}
+
+/// Nothing is known of these any more.
+pub async fn forget(tx: &Transaction<'_>, assistants: &[AssistantId]) -> Result<(), Error> {
+    touch(tx, sql!("ledger_forget"), assistants).await
+}
+
+async fn touch(
+    tx: &Transaction<'_>,
+    statement: &str,
+    assistants: &[AssistantId],
+) -> Result<(), Error> {
+    if !assistants.is_empty() {
+        tx.execute_typed(statement, &[(&assistants, Type::UUID_ARRAY)])
+            .await?;
+    }
+    Ok(())
+}
+
+pub async fn in_conflict(tx: &Transaction<'_>, conflicts: &[Conflict]) -> Result<(), Error> {
+    if conflicts.is_empty() {
+        return Ok(());
+    }
+    let assistants: Vec<_> = conflicts.iter().map(|c| c.assistant_id).collect();
+    let agents: Vec<_> = conflicts.iter().map(|c| c.agent_id).collect();
+    let owners: Vec<_> = conflicts.iter().map(|c| c.owner.as_str()).collect();
+    let errors: Vec<_> = conflicts.iter().map(|c| c.error.as_str()).collect();
+    tx.execute_typed(
+        sql!("ledger_conflict"),
+        &[
+            (&assistants, Type::UUID_ARRAY),
+            (&agents, Type::UUID_ARRAY),
+            (&owners, Type::TEXT_ARRAY),
+            (&errors, Type::TEXT_ARRAY),
+        ],
+    )
+    .await?;
+    Ok(())
+}
+
+/// Marks agents as failed. Returns how many times in a row each has, but for those that the ledger has nothing to do
+/// with (out of reach).
+pub async fn failed(
+    tx: &Transaction<'_>,
+    failures: &[Failure],
+) -> Result<Vec<(AgentId, i32)>, Error> {
+    if failures.is_empty() {
+        return Ok(Vec::new());
+    }
+    let agents: Vec<_> = failures.iter().map(|f| f.agent_id).collect();
+    let errors: Vec<_> = failures.iter().map(|f| f.error.as_str()).collect();
+    let in_scope: Vec<_> = failures.iter().map(|f| f.in_scope).collect();
+    let rows = tx
+        .query_typed(
+            sql!("ledger_failed"),
+            &[
+                (&agents, Type::UUID_ARRAY),
+                (&errors, Type::TEXT_ARRAY),
+                (&in_scope, Type::BOOL_ARRAY),
+            ],
+        )
+        .await?;
+    rows.iter()
+        .map(|row| Ok((column(row, "agent_id")?, column(row, "attempts")?)))
+        .collect()
+}
+
+fn state(name: &str) -> Result<State, Error> {
+    Ok(match name {
+        "synced" => State::Synced,
+        "failed" => State::Failed,
+        "held" => State::Held,
+        "conflict" => State::Conflict,
+        "removed" => State::Removed,
+        other => {
+            return Err(Error::Setup(format!(
+                "agent_sync.ledger has a state `{other}` that this worker does not know"
+            )));
+        }
+    })
+}

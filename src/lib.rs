@@ -1,0 +1,56 @@
+//! agent-sync keeps LangGraph assistants equal to the agents in a Supabase database.
+//!
+//! ```text
+//!  public.agents and the tables it          ┌──────────────── agent-sync ────────────────┐
+//!  refers to                                │                                            │
+//!        │ triggers (same transaction)      │  startup pass ─┐                           │
+//!        ▼                                  │                ▼                           │
+//!  agent_sync.outbox ─── NOTIFY (doorbell) ─▶  change loop ─▶ syncer ─▶ store ───────────┼─▶ assistants
+//!        ▲                                  │                ▲   │                       │
+//!        └─────── claimed, then deleted ────│  lazy sync ────┘   └─▶ ledger, write-back  │
+//!                                           └────────────────────────────────────────────┘
+//! ```
+//!
+//! Three entrances, one [`syncer`]. It takes agent ids, never contents: what a row says is read again under the
+//! agent's lock, however the worker came to look at it. So a lost, doubled or forged notification costs latency at
+//! most, and a sync may run at any time, any number of times, by any number of workers.
+//!
+//! In the order in which the data flows:
+//!
+//! | module | what it owns |
+//! |---|---|
+//! | [`cli`], [`config`], [`telemetry`] | commands; environment → [`config::Config`]; logs |
+//! | [`scope`] | which agents the startup pass takes |
+//! | [`worker`] | the startup pass, the change loop, and the order of shutting down |
+//! | [`changes`] | the doorbell (`listener`), the outbox (claim, settle, retry), bursts of edits |
+//! | [`http`] | the API (`POST /assistants` and lazy sync) and the admin server |
+//! | [`syncer`] | ids → read → map → plan → write → outcomes |
+//! | [`source`], [`agent`] | reads agents; a row as the database has it |
+//! | [`assistant`] | what an agent must become, and its content hash (pure; the heart) |
+//! | [`plan`] | what must happen to each assistant of an agent (pure) |
+//! | [`ledger`] | which assistants are ours |
+//! | [`store`] | where assistants live: the runtime's Postgres table, or memory |
+//! | [`write_back`] | `public.agents.langgraph_assistant_id` |
+//! | [`database`] | connecting, the pool, transactions, migrations |
+//! | [`demo`] | a throw-away Postgres with a believable data set |
+
+pub mod agent;
+pub mod assistant;
+pub mod changes;
+pub mod cli;
+pub mod config;
+pub mod database;
+pub mod demo;
+pub mod http;
+pub mod ids;
+pub mod ledger;
+pub mod plan;
+pub mod readiness;
+pub mod retry;
+pub mod scope;
+pub mod source;
+pub mod store;
+pub mod syncer;
+pub mod telemetry;
+pub mod worker;
+pub mod write_back;

@@ -1,0 +1,121 @@
+//! The binary: parse → configure → log → runtime → command → exit code.
+
+use std::process::ExitCode;
+
+use agent_sync::cli::{Cli, Command};
+use agent_sync::config::{Config, DATABASE_URL, Variables};
+use agent_sync::database::{Database, migrations};
+use agent_sync::worker::Worker;
+use agent_sync::{demo, telemetry};
+use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+/// `EX_USAGE` of sysexits.h: the configuration is not usable, trying again is of no use.
+const EXIT_CONFIGURATION: u8 = 64;
+
+type AnyError = Box<dyn std::error::Error + Send + Sync>;
+
+fn main() -> ExitCode {
+    let command = Cli::parse().command.unwrap_or_default();
+    if let Command::Migrate { print: true } = command {
+        print!("{}", migrations::script());
+        return ExitCode::SUCCESS;
+    }
+    // What is not Unicode cannot be any of ours.
+    let variables: Variables = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
+    let config = match Config::from_variables(&variables) {
+        Ok(config) => config,
+        Err(errors) => {
+            eprintln!("agent-sync: {errors}");
+            return ExitCode::from(EXIT_CONFIGURATION);
+        }
+    };
+    telemetry::init(&config.log);
+    let outcome = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(AnyError::from)
+        .and_then(|runtime| runtime.block_on(run(command, config, &variables)));
+    match outcome {
+        Ok(code) => code,
+        Err(e) => {
+            eprintln!("agent-sync: {}", chain(&*e));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(
+    command: Command,
+    config: Config,
+    variables: &Variables,
+) -> Result<ExitCode, AnyError> {
+    match command {
+        Command::Serve => {
+            let worker = Worker::bind(config).await?;
+            worker.run(stop_signal()?).await;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Migrate { .. } => migrate(config).await,
+        Command::Demo => {
+            demo::run(config, variables, stop_signal()?).await?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+async fn migrate(config: Config) -> Result<ExitCode, AnyError> {
+    let Some(url) = config.database else {
+        eprintln!("agent-sync: {DATABASE_URL} is not set: which database is to be migrated?");
+        return Ok(ExitCode::from(EXIT_CONFIGURATION));
+    };
+    let left = migrations::migrate(&Database::new(&url), migrations::PATIENCE).await?;
+    if left.is_empty() {
+        info!("the database is ready for agent-sync");
+        return Ok(ExitCode::SUCCESS);
+    }
+    Err(format!(
+        "still missing, because open transactions hold the tables: {}. Run it again when they have ended",
+        left.join(", ")
+    )
+    .into())
+}
+
+/// Calls off the work at the first SIGTERM or SIGINT; the second one ends the process at once.
+fn stop_signal() -> Result<CancellationToken, AnyError> {
+    let (mut terminate, mut interrupt) = (
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+    );
+    let stop = CancellationToken::new();
+    let stopped = stop.clone();
+    tokio::spawn(async move {
+        for first in [true, false] {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            if first {
+                stop.cancel();
+            } else {
+                warn!("stopped at once");
+                std::process::exit(130);
+            }
+        }
+    });
+    Ok(stopped)
+}
+
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(&format!(": {cause}"));
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,232 @@
+//! What must happen to each assistant of one agent. Pure: it is given what was read under the agent's lock.
+//!
+//! The ledger decides what is ours. An assistant's own metadata decides nothing (whoever can write an assistant can
+//! forge it), with one exception: a row under our id that the ledger does not know, and that says it is `system`'s,
+//! was made by an older runtime. Its id is adopted, never its content.
+
+use std::collections::HashMap;
+
+use serde_json::{Map, Value};
+use uuid::Uuid;
+
+use crate::ids::{AgentId, AssistantId, SYSTEM};
+
+/// An entry of the ledger.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Entry {
+    pub assistant_id: AssistantId,
+    pub agent_id: AgentId,
+    pub owner: String,
+    pub state: State,
+    /// Of the content last written. `None`: no assistant of ours stands under this id.
+    pub content_hash: Option<Vec<u8>>,
+    /// The fingerprint of the row as it was left.
+    pub row_hash: Option<Vec<u8>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    Synced,
+    Failed,
+    Held,
+    /// Somebody else has an assistant under this id.
+    Conflict,
+    /// The agent is not active; its assistant returns under this id when it is.
+    Removed,
+}
+
+/// An assistant that exists, whoever made it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Existing {
+    /// What its metadata says.
+    pub owner: Option<String>,
+    pub row_hash: Vec<u8>,
+}
+
+/// What was read about the assistants of the agents at hand.
+#[derive(Debug, Default)]
+pub struct Observed {
+    pub entries: HashMap<AssistantId, Entry>,
+    pub existing: HashMap<AssistantId, Existing>,
+}
+
+/// A user asks for the agent (lazy sync).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Claim {
+    pub owner: String,
+    /// The id that the request names.
+    pub assistant_id: Option<AssistantId>,
+    /// What an `assistant_id` that exists already means: refuse it, or answer with what is there.
+    pub if_exists: IfExists,
+    /// The metadata that the request sent. What is not ours in it is kept on an assistant that the request makes.
+    pub metadata: Map<String, Value>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum IfExists {
+    #[default]
+    Raise,
+    DoNothing,
+}
+
+/// What a claim comes to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// This assistant, once the plan is carried out.
+    Assistant(AssistantId),
+    /// The named id is taken, and the request said to raise, or it is taken by something that is not the caller's.
+    Taken,
+}
+
+/// One assistant that should exist.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Wanted {
+    pub assistant_id: AssistantId,
+    pub owner: String,
+}
+
+/// What must happen to a [`Wanted`] assistant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    Create,
+    Update,
+    /// An older runtime's: its id is taken over, its row replaced.
+    Adopt,
+    /// As it should be. `settle`: the ledger still says that it failed.
+    Keep {
+        settle: bool,
+    },
+    /// Somebody else's. `known`: the ledger says so already.
+    Conflict {
+        known: bool,
+    },
+}
+
+/// The assistants that an active agent should have, and what its claimant gets.
+pub fn wanted(
+    agent: AgentId,
+    in_scope: bool,
+    claim: Option<&Claim>,
+    observed: &Observed,
+) -> (Vec<Wanted>, Option<Answer>) {
+    let canonical = agent.canonical();
+    let mut wanted: Vec<Wanted> = observed
+        .entries_of(agent)
+        .filter(|entry| entry.state != State::Conflict)
+        .map(|entry| Wanted {
+            assistant_id: entry.assistant_id,
+            owner: entry.owner.clone(),
+        })
+        .collect();
+    if in_scope {
+        wanted.retain(|w| w.assistant_id != canonical);
+        wanted.push(Wanted {
+            assistant_id: canonical,
+            owner: SYSTEM.to_owned(),
+        });
+    }
+    wanted.sort_by_key(|w| w.assistant_id);
+
+    let Some(claim) = claim else {
+        return (wanted, None);
+    };
+    let answer = answer(agent, claim, &wanted, observed);
+    if let Answer::Assistant(id) = answer
+        && !wanted.iter().any(|w| w.assistant_id == id)
+    {
+        wanted.push(Wanted {
+            assistant_id: id,
+            owner: claim.owner.clone(),
+        });
+    }
+    (wanted, Some(answer))
+}
+
+fn answer(agent: AgentId, claim: &Claim, wanted: &[Wanted], observed: &Observed) -> Answer {
+    let canonical = agent.canonical();
+    let named = claim.assistant_id;
+    let exists = named.is_some_and(|id| observed.existing.contains_key(&id));
+    if exists && claim.if_exists == IfExists::Raise {
+        return Answer::Taken;
+    }
+    let theirs = |w: &&Wanted| w.owner == claim.owner && observed.can_have(agent, w.assistant_id);
+    if let Some(id) = named.filter(|id| *id != canonical) {
+        let mine = wanted
+            .iter()
+            .any(|w| w.assistant_id == id && (theirs(&w) || w.owner == SYSTEM));
+        return if mine || !(exists || observed.entries.contains_key(&id)) {
+            Answer::Assistant(id)
+        } else {
+            Answer::Taken
+        };
+    }
+    let standing = wanted.iter().find(|w| w.assistant_id == canonical);
+    let shared = standing.is_none_or(|w| w.owner == SYSTEM || w.owner == claim.owner);
+    if shared && observed.can_have(agent, canonical) {
+        return Answer::Assistant(canonical);
+    }
+    // Another user has the canonical one, or somebody squats it.
+    if let Some(own) = wanted.iter().find(theirs) {
+        return Answer::Assistant(own.assistant_id);
+    }
+    let copy = agent.copy_for(&claim.owner);
+    if observed.can_have(agent, copy) {
+        Answer::Assistant(copy)
+    } else {
+        Answer::Assistant(AssistantId(Uuid::new_v4()))
+    }
+}
+
+/// What must happen to one wanted assistant whose content should have this hash.
+pub fn step(agent: AgentId, assistant: AssistantId, hash: &[u8], observed: &Observed) -> Step {
+    let entry = observed.entries.get(&assistant);
+    let ours = entry
+        .filter(|entry| entry.agent_id == agent)
+        .and_then(|entry| entry.content_hash.as_deref());
+    match (observed.existing.get(&assistant), ours) {
+        (None, _) if entry.is_some_and(|entry| entry.agent_id != agent) => {
+            Step::Conflict { known: true }
+        }
+        (None, _) => Step::Create,
+        (Some(row), Some(written)) => {
+            let untouched =
+                entry.and_then(|entry| entry.row_hash.as_deref()) == Some(&row.row_hash);
+            if written == hash && untouched {
+                Step::Keep {
+                    settle: entry.is_some_and(|entry| entry.state != State::Synced),
+                }
+            } else {
+                Step::Update
+            }
+        }
+        (Some(_), None) if observed.can_have(agent, assistant) => Step::Adopt,
+        (Some(_), None) => Step::Conflict {
+            known: entry.is_some_and(|entry| entry.state == State::Conflict),
+        },
+    }
+}
+
+impl Observed {
+    /// The ledger's entries of one agent.
+    pub fn entries_of(&self, agent: AgentId) -> impl Iterator<Item = &Entry> {
+        self.entries
+            .values()
+            .filter(move |entry| entry.agent_id == agent)
+    }
+
+    /// Whether an assistant of this agent stands under the id, or may be put there.
+    fn can_have(&self, agent: AgentId, id: AssistantId) -> bool {
+        match (self.entries.get(&id), self.existing.get(&id)) {
+            (Some(entry), _) if entry.agent_id != agent => false,
+            (
+                Some(Entry {
+                    content_hash: Some(_),
+                    ..
+                }),
+                _,
+            )
+            | (_, None) => true,
+            (_, Some(row)) => row.owner.as_deref() == Some(SYSTEM),
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! When to try again: exponential, jittered, and never giving up. The only place that knows the `backoff` crate
+//! (unmaintained, RUSTSEC-2025-0012).
+
+use std::time::Duration;
+
+use backoff::ExponentialBackoff;
+use backoff::backoff::Backoff as _;
+
+/// A growing pause between attempts at the same thing.
+#[derive(Debug)]
+pub struct Backoff(ExponentialBackoff);
+
+impl Backoff {
+    /// From `first` doubling up to `cap`, each pause off by up to a fifth either way.
+    pub fn new(first: Duration, cap: Duration) -> Self {
+        Self(ExponentialBackoff {
+            current_interval: first,
+            initial_interval: first,
+            multiplier: 2.0,
+            max_interval: cap,
+            randomization_factor: 0.2,
+            // The crate's default gives up after 15 minutes.
+            max_elapsed_time: None,
+            ..ExponentialBackoff::default()
+        })
+    }
+
+    /// The next pause.
+    pub fn next(&mut self) -> Duration {
+        self.0.next_backoff().unwrap_or(self.0.max_interval)
+    }
+
+    /// It worked: the next failure is a first one.
+    pub fn reset(&mut self) {
+        self.0.reset();
+    }
+}
+
+const AGENT_FIRST: Duration = Duration::from_secs(1);
+const AGENT_CAP: Duration = Duration::from_secs(300);
+
+/// How long to leave an agent alone that has failed this many times in a row (1 or more): 1 s doubling to 5 min, jittered.
+pub fn agent_delay(failures: i32) -> Duration {
+    let doublings = failures.clamp(1, 16) - 1;
+    let base = AGENT_FIRST.saturating_mul(1 << doublings).min(AGENT_CAP);
+    Backoff::new(base, AGENT_CAP).next()
+}

@@ -1,0 +1,247 @@
+//! Reads agents. Never writes to a table of the application's.
+//!
+//! Schemas drift, so the statements are fitted to the tables and columns that exist. What is missing is reported once;
+//! a statement that fails because something has gone missing since then makes it look again.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio_postgres::Transaction;
+use tokio_postgres::types::Type;
+use tracing::{info, warn};
+use uuid::Uuid;
+
+use crate::agent::Row;
+use crate::database::{Database, Error, column};
+use crate::ids::AgentId;
+use crate::scope::Scope;
+use crate::sql;
+
+/// What the mapping reads, by table. Only `agents.id` is essential.
+const COLUMNS: [(&str, &[&str]); 5] = [
+    (
+        "agents",
+        &[
+            "id",
+            "organization_id",
+            "name",
+            "description",
+            "status",
+            "deleted_at",
+            "graph_id",
+            "engine_id",
+            "system_prompt",
+            "assistant_tool_ids",
+            "langgraph_assistant_id",
+        ],
+    ),
+    ("agent_mcp_tools", &["agent_id", "mcp_tool_id"]),
+    (
+        "mcp_tools",
+        &["id", "tool_name", "endpoint_url", "auth_required"],
+    ),
+    ("global_ai_engines", &["id", "language_model_id"]),
+    ("ai_models", &["id", "runtime_model_name"]),
+];
+
+/// Reads agents from one database.
+#[derive(Debug, Default)]
+pub struct Source {
+    shape: Mutex<Option<Arc<Shape>>>,
+}
+
+/// What the source tables look like.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Shape {
+    missing: Vec<String>,
+    has_organizations: bool,
+    has_tools: bool,
+    has_models: bool,
+    read: String,
+}
+
+impl Source {
+    /// Looks at the tables. An error if there is no `public.agents` with an `id`.
+    pub async fn inspect(&self, database: &Database) -> Result<Arc<Shape>, Error> {
+        let client = database.client().await?;
+        let mut columns: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for row in client.query_typed(sql!("source_columns"), &[]).await? {
+            columns
+                .entry(column(&row, "source")?)
+                .or_default()
+                .insert(column(&row, "name")?);
+        }
+        let shape = Arc::new(Shape::of(&columns)?);
+        let before = self
+            .shape
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .replace(shape.clone());
+        if before.as_ref() != Some(&shape) {
+            if !shape.missing.is_empty() {
+                warn!(
+                    missing = shape.missing.join(", "),
+                    "the source tables are incomplete, agents are synced without"
+                );
+            } else if before.is_some() {
+                info!("the source tables are complete");
+            }
+        }
+        Ok(shape)
+    }
+
+    /// Forgets what the tables look like: they have changed.
+    pub fn outdated(&self) {
+        self.shape
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+    }
+
+    /// What the tables look like; looks when that is not known.
+    pub async fn shape(&self, database: &Database) -> Result<Arc<Shape>, Error> {
+        let known = self
+            .shape
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        match known {
+            Some(shape) => Ok(shape),
+            None => self.inspect(database).await,
+        }
+    }
+}
+
+impl Shape {
+    fn of(columns: &BTreeMap<String, BTreeSet<String>>) -> Result<Self, Error> {
+        let has =
+            |table: &str, name: &str| columns.get(table).is_some_and(|names| names.contains(name));
+        if !has("agents", "id") {
+            return Err(Error::Setup(
+                "there is no table public.agents with a column id: is DATABASE_URL the application's database, \
+                 and may this role see the table?"
+                    .to_owned(),
+            ));
+        }
+        let mut missing: Vec<String> = COLUMNS
+            .iter()
+            .flat_map(|(table, names)| match columns.contains_key(*table) {
+                true => names
+                    .iter()
+                    .filter(|name| !has(table, name))
+                    .map(|name| format!("{table}.{name}"))
+                    .collect(),
+                false => vec![format!("table {table}")],
+            })
+            .collect();
+        if !has("agents", "sampling_params") && !has("agents", "temperature") {
+            missing
+                .push("agents.sampling_params (or the older temperature, max_tokens)".to_owned());
+        }
+        let has_tools = has("agent_mcp_tools", "agent_id")
+            && has("agent_mcp_tools", "mcp_tool_id")
+            && has("mcp_tools", "id");
+        let has_models = has("agents", "engine_id")
+            && has("global_ai_engines", "id")
+            && has("global_ai_engines", "language_model_id")
+            && has("ai_models", "id");
+        let mut read = sql!("read_agents").to_owned();
+        for (part, present) in [("tools", has_tools), ("model", has_models)] {
+            if !present {
+                leave_out(&mut read, part);
+            }
+        }
+        Ok(Self {
+            missing,
+            has_organizations: has("agents", "organization_id"),
+            has_tools,
+            has_models,
+            read,
+        })
+    }
+
+    /// Agents and everything that belongs to them, in one snapshot. Those that do not exist are missing.
+    pub async fn read(
+        &self,
+        tx: &Transaction<'_>,
+        agents: &[AgentId],
+    ) -> Result<HashMap<AgentId, Row>, Error> {
+        let rows = tx
+            .query_typed(&self.read, &[(&agents, Type::UUID_ARRAY)])
+            .await?;
+        rows.iter()
+            .map(|row| {
+                let id = column(row, "id")?;
+                let read = Row {
+                    id,
+                    agent: column(row, "agent")?,
+                    tools: column(row, "tools")?,
+                    model: column(row, "model")?,
+                };
+                Ok((id, read))
+            })
+            .collect()
+    }
+
+    /// The next `limit` agents after `after` that a pass over the scope has to look at. They are only candidates: what
+    /// they say is read under their locks.
+    pub async fn candidates(
+        &self,
+        client: &tokio_postgres::Client,
+        scope: &Scope,
+        after: Option<AgentId>,
+        limit: usize,
+    ) -> Result<Vec<AgentId>, Error> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let organizations: Vec<Uuid> = match scope {
+            Scope::Organizations(listed) => listed.iter().copied().collect(),
+            Scope::None | Scope::All => Vec::new(),
+        };
+        let rows = if *scope == Scope::All {
+            client
+                .query_typed(
+                    sql!("candidates_all"),
+                    &[(&after, Type::UUID), (&limit, Type::INT8)],
+                )
+                .await?
+        } else if self.has_organizations {
+            client
+                .query_typed(
+                    sql!("candidates_organizations"),
+                    &[
+                        (&after, Type::UUID),
+                        (&limit, Type::INT8),
+                        (&organizations, Type::UUID_ARRAY),
+                    ],
+                )
+                .await?
+        } else {
+            return Err(Error::Setup(
+                "public.agents has no column organization_id, so a scope of organizations cannot be read: use `all`"
+                    .to_owned(),
+            ));
+        };
+        rows.iter().map(|row| column(row, "id")).collect()
+    }
+
+    /// The statement that turns changes of a shared table's rows into changes of the agents that use them, if the
+    /// tables between them exist.
+    pub fn spread(&self, table: &str) -> Option<&'static str> {
+        match table {
+            "mcp_tools" if self.has_tools => Some(sql!("spread_tools")),
+            "global_ai_engines" if self.has_models => Some(sql!("spread_engines")),
+            "ai_models" if self.has_models => Some(sql!("spread_models")),
+            _ => None,
+        }
+    }
+}
+
+/// Replaces `/* part */ … /* end */` by a null.
+fn leave_out(statement: &mut String, part: &str) {
+    let (begin, end) = (format!("/* {part} */"), "/* end */");
+    if let Some(from) = statement.find(&begin)
+        && let Some(length) = statement[from..].find(end)
+    {
+        statement.replace_range(from..from + length + end.len(), "null::text");
+    }
+}

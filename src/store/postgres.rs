@@ -1,0 +1,200 @@
+//! `langgraph_server.assistants`, the table of a LangGraph runtime that shares the database.
+
+use std::collections::HashMap;
+
+use serde_json::{Map, Value};
+use time::OffsetDateTime;
+use tokio_postgres::types::{Json, Type};
+use tokio_postgres::{Row, Transaction};
+use uuid::Uuid;
+
+use super::{Assistant, New};
+use crate::assistant;
+use crate::database::{Database, Error, begin, column};
+use crate::ids::AssistantId;
+use crate::plan::Existing;
+use crate::sql;
+
+/// An assistant of an agent, about to be written.
+#[derive(Debug)]
+pub struct Write<'a> {
+    pub assistant: assistant::Assistant<'a>,
+    pub content_hash: Vec<u8>,
+    pub how: How,
+    /// Metadata that the client who has this assistant made sent along. Counts on an insert only.
+    pub foreign: Option<&'a Map<String, Value>>,
+}
+
+impl Write<'_> {
+    fn metadata(&self) -> Value {
+        let mut metadata = self.assistant.metadata();
+        if let (How::Insert, Some(foreign), Value::Object(ours)) =
+            (self.how, self.foreign, &mut metadata)
+        {
+            let kept = foreign
+                .iter()
+                .filter(|(key, _)| !assistant::METADATA_KEYS.contains(&key.as_str()));
+            ours.extend(kept.map(|(key, value)| (key.clone(), value.clone())));
+        }
+        metadata
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum How {
+    Insert,
+    Update,
+    /// Takes the id of a row that an older runtime made, and nothing else of it.
+    Adopt,
+}
+
+pub async fn get(database: &Database, id: AssistantId) -> Result<Option<Assistant>, Error> {
+    let client = database.client().await?;
+    let row = client
+        .query_typed_opt(sql!("assistant_get"), &[(&id.to_string(), Type::TEXT)])
+        .await?;
+    row.map(|row| decode(id, &row)).transpose()
+}
+
+pub async fn create(database: &Database, new: New) -> Result<Option<Assistant>, Error> {
+    let mut client = database.client().await?;
+    let tx = begin(&mut client).await?;
+    let row = tx
+        .query_typed_opt(
+            sql!("assistant_create"),
+            &[
+                (&new.id.to_string(), Type::TEXT),
+                (&new.graph_id, Type::TEXT),
+                (&Json(&new.config), Type::JSONB),
+                (&Json(&new.context), Type::JSONB),
+                (&Json(&new.metadata), Type::JSONB),
+                (&new.name, Type::TEXT),
+                (&new.description, Type::TEXT),
+            ],
+        )
+        .await?;
+    let created = row.map(|row| decode(new.id, &row)).transpose()?;
+    tx.commit().await?;
+    Ok(created)
+}
+
+/// Which of these assistants exist, whoever made them.
+pub async fn observe(
+    tx: &Transaction<'_>,
+    ids: &[AssistantId],
+) -> Result<HashMap<AssistantId, Existing>, Error> {
+    let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
+    let rows = tx
+        .query_typed(sql!("assistants_observe"), &[(&ids, Type::TEXT_ARRAY)])
+        .await?;
+    rows.iter()
+        .map(|row| {
+            Ok((
+                id(row)?,
+                Existing {
+                    owner: column(row, "owner")?,
+                    row_hash: column(row, "row_hash")?,
+                },
+            ))
+        })
+        .collect()
+}
+
+/// Writes assistants. Returns the fingerprints of the rows as they now are; one that is missing was not written,
+/// because somebody else made, took or deleted the row since it was observed.
+pub async fn write(
+    tx: &Transaction<'_>,
+    writes: &[Write<'_>],
+) -> Result<HashMap<AssistantId, Vec<u8>>, Error> {
+    let mut hashes = HashMap::new();
+    for insert in [true, false] {
+        let batch: Vec<_> = writes
+            .iter()
+            .filter(|w| (w.how == How::Insert) == insert)
+            .collect();
+        if batch.is_empty() {
+            continue;
+        }
+        let ids: Vec<_> = batch.iter().map(|w| w.assistant.id.to_string()).collect();
+        let graphs: Vec<_> = batch
+            .iter()
+            .map(|w| w.assistant.content.graph_id.as_str())
+            .collect();
+        let names: Vec<_> = batch
+            .iter()
+            .map(|w| w.assistant.content.name.as_deref())
+            .collect();
+        let descriptions: Vec<_> = batch
+            .iter()
+            .map(|w| w.assistant.content.description.as_deref())
+            .collect();
+        let configs: Vec<_> = batch
+            .iter()
+            .map(|w| w.assistant.content.config.to_string())
+            .collect();
+        let metadata: Vec<_> = batch.iter().map(|w| w.metadata().to_string()).collect();
+        let adopt: Vec<_> = batch.iter().map(|w| w.how == How::Adopt).collect();
+        let statement = if insert {
+            sql!("assistants_insert")
+        } else {
+            sql!("assistants_update")
+        };
+        let mut params: Vec<crate::database::Param<'_>> = vec![
+            (&ids, Type::TEXT_ARRAY),
+            (&graphs, Type::TEXT_ARRAY),
+            (&names, Type::TEXT_ARRAY),
+            (&descriptions, Type::TEXT_ARRAY),
+            (&configs, Type::TEXT_ARRAY),
+            (&metadata, Type::TEXT_ARRAY),
+        ];
+        if !insert {
+            params.push((&adopt, Type::BOOL_ARRAY));
+        }
+        for row in tx.query_typed(statement, &params).await? {
+            hashes.insert(id(&row)?, column(&row, "row_hash")?);
+        }
+    }
+    Ok(hashes)
+}
+
+/// Deletes assistants that the ledger says are ours.
+pub async fn delete(tx: &Transaction<'_>, ids: &[AssistantId]) -> Result<(), Error> {
+    if !ids.is_empty() {
+        let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
+        tx.execute_typed(sql!("assistants_delete"), &[(&ids, Type::TEXT_ARRAY)])
+            .await?;
+    }
+    Ok(())
+}
+
+/// We only ever ask for ids that are uuids.
+fn id(row: &Row) -> Result<AssistantId, Error> {
+    let text: &str = column(row, "id")?;
+    Uuid::try_parse(text)
+        .map(AssistantId)
+        .map_err(|e| Error::Setup(format!("langgraph_server.assistants: {e}")))
+}
+
+fn decode(id: AssistantId, row: &Row) -> Result<Assistant, Error> {
+    let object = |name: &str| -> Result<Map<String, Value>, Error> {
+        Ok(match column::<Option<Json<Value>>>(row, name)? {
+            Some(Json(Value::Object(object))) => object,
+            _ => Map::new(),
+        })
+    };
+    let at = |name: &str| -> Result<OffsetDateTime, Error> {
+        Ok(column::<Option<OffsetDateTime>>(row, name)?.unwrap_or(OffsetDateTime::UNIX_EPOCH))
+    };
+    Ok(Assistant {
+        id,
+        graph_id: column::<Option<String>>(row, "graph_id")?.unwrap_or_default(),
+        config: object("config")?,
+        context: object("context")?,
+        metadata: object("metadata")?,
+        name: column(row, "name")?,
+        description: column(row, "description")?,
+        version: column::<Option<i32>>(row, "version")?.unwrap_or(1),
+        created_at: at("created_at")?,
+        updated_at: at("updated_at")?,
+    })
+}

@@ -1,0 +1,322 @@
+//! `agent-sync serve`: what runs, in which order it starts, and in which order it stops.
+//!
+//! Starting: bind → answer `/live` → database → scope → listen → startup pass and change loop, side by side. Whatever
+//! fails after binding is logged, survived and tried again.
+//!
+//! Stopping: take no new work → finish the batch and the requests in hand, at most [`GRACE`] → done. What is cut off is
+//! rolled back by the database, and claimed again by whoever comes next.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{error, info, warn};
+
+use crate::changes::{self, listener};
+use crate::config::{self, Config};
+use crate::database::{Database, DatabaseUrl, Error, migrations};
+use crate::http;
+use crate::ids::AgentId;
+use crate::readiness::Readiness;
+use crate::retry::Backoff;
+use crate::scope::{Scope, ScopeError};
+use crate::store::{Store, memory::Memory};
+use crate::syncer::{self, BATCH, Summary, Syncer};
+
+/// How long what is in hand may take once the worker was told to stop.
+pub const GRACE: Duration = Duration::from_secs(10);
+
+/// How often a long pass says how far it is.
+const PROGRESS: Duration = Duration::from_secs(5);
+
+/// How long setting up waits for a customer's table that is locked, before the pass runs without its triggers.
+const TRIGGER_PATIENCE: Duration = Duration::from_secs(2);
+
+/// A worker whose addresses are bound; nothing runs yet.
+#[derive(Debug)]
+pub struct Worker {
+    config: Config,
+    http: TcpListener,
+    admin: TcpListener,
+    readiness: Arc<Readiness>,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address} ({variable})")]
+pub struct BindError {
+    address: SocketAddr,
+    variable: &'static str,
+    source: std::io::Error,
+}
+
+impl Worker {
+    pub async fn bind(config: Config) -> Result<Self, BindError> {
+        let http = bind(config.http_addr, config::HTTP_ADDR).await?;
+        let admin = bind(config.admin_addr, config::ADMIN_ADDR).await?;
+        Ok(Self {
+            config,
+            http,
+            admin,
+            readiness: Arc::default(),
+        })
+    }
+
+    /// The address of the API, with the real port where 0 was asked for.
+    pub fn http_addr(&self) -> SocketAddr {
+        self.http.local_addr().unwrap_or(self.config.http_addr)
+    }
+
+    pub fn admin_addr(&self) -> SocketAddr {
+        self.admin.local_addr().unwrap_or(self.config.admin_addr)
+    }
+
+    /// Turns to ready once the first pass has ended.
+    pub fn readiness(&self) -> Arc<Readiness> {
+        self.readiness.clone()
+    }
+
+    /// Runs until `shutdown` is called and what was in hand is finished.
+    pub async fn run(self, shutdown: CancellationToken) {
+        info!(version = env!("CARGO_PKG_VERSION"), api = %self.http_addr(), admin = %self.admin_addr(), "agent-sync started");
+        if self.config.dev {
+            warn!(
+                "{}=true: anybody who reaches the API may sync any active agent; not for production",
+                config::ROBYN_DEV
+            );
+        }
+        let Self {
+            config,
+            http,
+            admin,
+            readiness,
+        } = self;
+        let tasks = TaskTracker::new();
+        let database = config.database.as_ref().map(Database::new);
+        let syncer = database
+            .clone()
+            .map(|database| Arc::new(Syncer::new(database, config.default_model.clone())));
+
+        let admin_api = http::admin::Admin {
+            readiness: readiness.clone(),
+            database: database.clone(),
+        };
+        tasks.spawn(http::serve(admin, Arc::new(admin_api), shutdown.clone()));
+        let api = http::assistants::Assistants {
+            store: database.map_or_else(|| Store::Memory(Memory::default()), Store::Postgres),
+            syncer: syncer.clone(),
+            dev: config.dev,
+        };
+        tasks.spawn(http::serve(http, Arc::new(api), shutdown.clone()));
+
+        match syncer.zip(config.database.clone()) {
+            Some((syncer, url)) => {
+                let shutdown = shutdown.clone();
+                tasks.spawn(async move {
+                    keep_synced(&config, &url, &syncer, &readiness, &shutdown).await
+                });
+            }
+            None => {
+                info!(
+                    "{} is not set: assistants are kept in memory, nothing is synced",
+                    config::DATABASE_URL
+                );
+                readiness.first_pass_ended();
+            }
+        }
+
+        shutdown.cancelled().await;
+        info!("stopping: finishing what is in hand");
+        tasks.close();
+        if tokio::time::timeout(GRACE, tasks.wait()).await.is_err() {
+            warn!(
+                "not everything was finished in {} s; it is rolled back and done again later",
+                GRACE.as_secs()
+            );
+        }
+        info!("stopped");
+    }
+}
+
+async fn bind(address: SocketAddr, variable: &'static str) -> Result<TcpListener, BindError> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| BindError {
+            address,
+            variable,
+            source,
+        })
+}
+
+/// Everything that the worker does of its own accord.
+async fn keep_synced(
+    config: &Config,
+    url: &DatabaseUrl,
+    syncer: &Syncer,
+    readiness: &Readiness,
+    shutdown: &CancellationToken,
+) {
+    let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(30));
+    let left = loop {
+        match set_up(config, syncer).await {
+            Ok(left) => break left,
+            Err(e) => {
+                let pause = backoff.next();
+                error!(error = %e, retry_in_ms = pause.as_millis(), "the database is not ready");
+                readiness.waiting_for(format!("the database is not ready: {e}"));
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => {}
+                    () = shutdown.cancelled() => return,
+                }
+            }
+        }
+    };
+
+    let bell = Notify::new();
+    let work = async {
+        tokio::join!(
+            startup(config, syncer, readiness, left, shutdown),
+            changes::run(syncer, &bell, shutdown),
+        )
+    };
+    // The work ends by itself, after the batch in hand; the other two may be dropped at any point.
+    tokio::select! {
+        _ = work => {}
+        () = listener::run(url, &bell) => {}
+        () = syncer.write_back.retry() => {}
+    }
+}
+
+/// Migrates, looks at the source tables, stores the scope. Returns the triggers that are still missing.
+async fn set_up(config: &Config, syncer: &Syncer) -> Result<Vec<String>, Error> {
+    let database = &syncer.database;
+    let left = if config.auto_migrate {
+        migrations::migrate(database, TRIGGER_PATIENCE).await?
+    } else {
+        let missing = migrations::missing(database).await?;
+        if !missing.is_empty() {
+            return Err(Error::Setup(format!(
+                "missing: {}. Run `agent-sync migrate`, or apply the output of `agent-sync migrate --print` \
+                 ({} is false)",
+                missing.join(", "),
+                config::AUTO_MIGRATE,
+            )));
+        }
+        Vec::new()
+    };
+    syncer.source.inspect(database).await?;
+    if let Ok(scope) = &config.scope {
+        share_scope(database, scope).await?;
+    }
+    Ok(left)
+}
+
+/// All workers on one database share one scope: whoever starts last says which.
+async fn share_scope(database: &Database, scope: &Scope) -> Result<(), Error> {
+    let client = database.client().await?;
+    let before = syncer::read_scope(&**client).await?;
+    let text = scope.to_string();
+    client
+        .execute_typed(
+            crate::sql!("store_scope"),
+            &[(&text, tokio_postgres::types::Type::TEXT)],
+        )
+        .await?;
+    if before != *scope {
+        warn!(%before, now = %scope, "the scope has changed, for all workers on this database");
+    }
+    Ok(())
+}
+
+/// The startup pass, again and again until one got through.
+async fn startup(
+    config: &Config,
+    syncer: &Syncer,
+    readiness: &Readiness,
+    mut missing_triggers: Vec<String>,
+    shutdown: &CancellationToken,
+) {
+    let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
+    loop {
+        let passed = match &config.scope {
+            Ok(Scope::None) => {
+                info!("agent sync disabled ({}=none)", config::SCOPE);
+                true
+            }
+            Err(ScopeError { entry }) => {
+                warn!(
+                    entry,
+                    "{} is invalid, the startup pass is skipped: use none, all, or org:<uuid>[,org:<uuid>...]",
+                    config::SCOPE,
+                );
+                true
+            }
+            Ok(scope) => {
+                readiness.waiting_for("the startup pass is running");
+                match pass(syncer, scope, shutdown).await {
+                    Ok(summary) => {
+                        info!("Startup sync summary: {summary}");
+                        true
+                    }
+                    Err(e) => {
+                        error!(error = %e, "the startup pass failed; the worker goes on and tries it again");
+                        false
+                    }
+                }
+            }
+        };
+        // Non-fatal: a pass that failed is over, and so is the wait for it.
+        readiness.first_pass_ended();
+        if passed && missing_triggers.is_empty() {
+            return;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(backoff.next()) => {}
+            () = shutdown.cancelled() => return,
+        }
+        if !missing_triggers.is_empty() {
+            // What was edited before its trigger stood is found by the pass that follows.
+            match migrations::migrate(&syncer.database, TRIGGER_PATIENCE).await {
+                Ok(left) => missing_triggers = left,
+                Err(e) => {
+                    warn!(error = %e, "triggers are still missing: {}", missing_triggers.join(", "))
+                }
+            }
+        }
+    }
+}
+
+/// Syncs every agent of the scope, and every agent that has an assistant of ours.
+///
+/// The pages only name candidates. What an agent says is read under its lock, so an edit during the pass is either seen
+/// by it or still in the outbox.
+pub async fn pass(
+    syncer: &Syncer,
+    scope: &Scope,
+    shutdown: &CancellationToken,
+) -> Result<Summary, Error> {
+    let shape = syncer.source.inspect(&syncer.database).await?;
+    let mut summary = Summary::default();
+    let mut last: Option<AgentId> = None;
+    let mut said = Instant::now();
+    while !shutdown.is_cancelled() {
+        let client = syncer.database.client().await?;
+        let agents = shape.candidates(&client, scope, last, BATCH).await?;
+        drop(client);
+        if agents.is_empty() {
+            break;
+        }
+        let batch = syncer.sync_now(&agents, None).await?;
+        summary.add(Summary::of(&batch.outcomes));
+        last = agents.last().copied();
+        if said.elapsed() > PROGRESS {
+            said = Instant::now();
+            info!("Startup sync so far: {summary}");
+        }
+    }
+    Ok(summary)
+}

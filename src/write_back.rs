@@ -1,0 +1,124 @@
+//! `public.agents.langgraph_assistant_id`: the agent's row names its canonical assistant.
+//!
+//! The only thing that is ever written to a table of the application's, and the only lock on its rows that we take. It
+//! comes after the sync has committed, in a short transaction of its own, and passes over rows that an editor holds;
+//! those are tried again. Were it part of the sync, editors would wait for us, and deadlock with us.
+
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio_postgres::types::Type;
+use tracing::{info, warn};
+
+use crate::database::{Client, Database, Error, Fault, begin, column};
+use crate::ids::AgentId;
+use crate::retry::Backoff;
+use crate::sql;
+use crate::syncer::BATCH;
+
+#[derive(Debug)]
+pub struct WriteBack {
+    database: Database,
+    /// Agents whose row could not be written yet. Lost in a crash, and found again by the next pass.
+    waiting: Mutex<BTreeSet<AgentId>>,
+    more: Notify,
+}
+
+impl WriteBack {
+    pub fn new(database: Database) -> Self {
+        Self {
+            database,
+            waiting: Mutex::default(),
+            more: Notify::new(),
+        }
+    }
+
+    /// Writes what can be written now; the rest waits for [`Self::retry`]. Never fails: the assistants stand already.
+    pub async fn run(&self, client: &mut Client, agents: &[AgentId]) {
+        if agents.is_empty() {
+            return;
+        }
+        let left = attempt(client, agents).await.unwrap_or_else(|e| {
+            warn!(error = %e, agents = agents.len(), "write-back failed, it is tried again");
+            agents.to_vec()
+        });
+        if !left.is_empty() {
+            self.lock().extend(left);
+            self.more.notify_one();
+        }
+    }
+
+    /// Tries what is waiting again and again. Runs until it is dropped, which it may be at any point.
+    pub async fn retry(&self) {
+        loop {
+            if self.lock().is_empty() {
+                self.more.notified().await;
+            }
+            let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(30));
+            loop {
+                tokio::time::sleep(backoff.next()).await;
+                let waiting: Vec<AgentId> = self.lock().iter().copied().collect();
+                if waiting.is_empty() {
+                    break;
+                }
+                for agents in waiting.chunks(BATCH) {
+                    if let Err(e) = self.retry_batch(agents).await {
+                        warn!(error = %e, waiting = waiting.len(), "write-back failed, it is tried again");
+                    }
+                }
+            }
+        }
+    }
+
+    async fn retry_batch(&self, agents: &[AgentId]) -> Result<(), Error> {
+        let mut client = self.database.client().await?;
+        let left = match attempt(&mut client, agents).await {
+            // One row that the application's own triggers refuse must not keep the others from being written.
+            Err(e) if e.fault() == Fault::Data && agents.len() > 1 => {
+                let mut left = Vec::new();
+                for agent in agents {
+                    if attempt(&mut client, &[*agent])
+                        .await
+                        .map_or(true, |l| !l.is_empty())
+                    {
+                        left.push(*agent);
+                    }
+                }
+                left
+            }
+            attempted => attempted?,
+        };
+        let mut waiting = self.lock();
+        let done = agents
+            .iter()
+            .filter(|agent| !left.contains(agent))
+            .filter(|agent| waiting.remove(agent))
+            .count();
+        if done > 0 {
+            info!(agents = done, "write-back caught up");
+        }
+        Ok(())
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeSet<AgentId>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Returns the agents that an editor holds.
+async fn attempt(client: &mut Client, agents: &[AgentId]) -> Result<Vec<AgentId>, Error> {
+    let tx = begin(client).await?;
+    tx.batch_execute("set local lock_timeout = '200ms'; set local statement_timeout = '5s'")
+        .await?;
+    let rows = tx
+        .query_typed(sql!("write_back"), &[(&agents, Type::UUID_ARRAY)])
+        .await?;
+    let left = rows
+        .iter()
+        .map(|row| column(row, "id"))
+        .collect::<Result<_, _>>()?;
+    tx.commit().await?;
+    Ok(left)
+}
