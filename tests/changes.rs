@@ -1,0 +1,375 @@
+//! The change loop: what is edited is synced, exactly that, whoever edits it.
+
+use std::time::Duration;
+
+use agent_sync::config::{ROBYN_DEV, SCOPE};
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::support::{TestDatabase, TestWorker, eventually};
+
+const ALL: &[(&str, &str)] = &[(SCOPE, "all")];
+
+async fn with_demo_data() -> (TestDatabase, TestWorker) {
+    let db = TestDatabase::new().await;
+    db.execute(agent_sync::demo::DATA).await;
+    let worker = TestWorker::start(&db, ALL).await;
+    (db, worker)
+}
+
+/// The ids of the assistants whose version has moved past 1.
+async fn moved(db: &TestDatabase) -> Vec<String> {
+    let rows = db
+        .rows(
+            "select name from langgraph_server.assistants where version > 1 order by name",
+            &[],
+        )
+        .await;
+    rows.iter().map(|row| row.get(0)).collect()
+}
+
+#[tokio::test]
+async fn an_edit_by_an_ordinary_user_under_row_level_security_reaches_the_assistant() {
+    let (db, worker) = with_demo_data().await;
+    let user = db
+        .connect_as(Uuid::parse_str("0e000000-0000-4000-8000-000000000001").unwrap())
+        .await;
+    let edited = user
+        .execute(
+            "update public.agents set system_prompt = 'You answer in haiku.' where true",
+            &[],
+        )
+        .await
+        .expect("an edit with no rights on agent_sync");
+    assert_eq!(
+        edited, 4,
+        "row-level security shows the user one organization's agents"
+    );
+    assert!(
+        user.batch_execute("select * from agent_sync.outbox")
+            .await
+            .is_err(),
+        "and nothing of ours"
+    );
+    db.converged().await;
+    assert_eq!(
+        moved(&db).await,
+        ["Gear Advisor", "Refund Desk", "Stock Watcher"]
+    );
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_change_of_a_shared_row_reaches_every_agent_that_uses_it_and_no_other() {
+    let (db, worker) = with_demo_data().await;
+    db.execute("update public.mcp_tools set endpoint_url = 'https://moved.example' where tool_name = 'search_orders'").await;
+    db.converged().await;
+    assert_eq!(moved(&db).await, ["Refund Desk", "Stock Watcher"]);
+
+    db.execute("update public.ai_models set runtime_model_name = 'openai:gpt-5' where runtime_model_name = 'openai:gpt-4o'").await;
+    db.converged().await;
+    assert_eq!(
+        moved(&db).await,
+        [
+            "Client Intake",
+            "Front Desk",
+            "Gear Advisor",
+            "Refund Desk",
+            "Stock Watcher"
+        ]
+    );
+
+    db.execute(
+        "update public.global_ai_engines set language_model_id = '0b000000-0000-4000-8000-000000000001' where name = 'Quick'",
+    )
+    .await;
+    db.converged().await;
+    assert_eq!(
+        moved(&db).await,
+        [
+            "Billing Helper",
+            "Client Intake",
+            "Front Desk",
+            "Gear Advisor",
+            "Refund Desk",
+            "Stock Watcher"
+        ]
+    );
+
+    db.execute("delete from public.agent_mcp_tools where agent_id = 'a0000000-0000-4000-8000-00000000000c'").await;
+    db.converged().await;
+    assert!(moved(&db).await.contains(&"Office Assistant".to_owned()));
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn deletes_cascade_and_truncate_are_noticed() {
+    let (db, worker) = with_demo_data().await;
+    db.execute("delete from public.mcp_tools where tool_name = 'web_search'")
+        .await;
+    db.converged().await;
+    assert_eq!(
+        moved(&db).await,
+        ["Case Researcher", "Gear Advisor", "Office Assistant"]
+    );
+    db.execute("delete from public.global_ai_engines where name = 'Quick'")
+        .await;
+    db.converged().await;
+    db.execute("delete from public.organizations where name = 'Lumen Legal'")
+        .await;
+    db.converged().await;
+    assert_eq!(db.count("langgraph_server.assistants").await, 6);
+    db.execute("truncate public.ai_models, public.global_ai_engines cascade")
+        .await;
+    db.converged().await;
+    assert_eq!(
+        db.count("langgraph_server.assistants").await,
+        0,
+        "the cascade truncates agents, too"
+    );
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn an_agent_that_is_switched_off_loses_its_assistant_and_gets_it_back_under_the_same_id() {
+    let db = TestDatabase::new().await;
+    let worker = TestWorker::start(&db, ALL).await;
+    let id = db.agent("a").await;
+    db.converged().await;
+    for (off, on) in [
+        ("status = 'disabled'", "status = 'active'"),
+        ("status = 'draft'", "status = 'active'"),
+        ("deleted_at = now()", "deleted_at = null"),
+    ] {
+        db.execute(&format!("update public.agents set {off} where id = '{id}'"))
+            .await;
+        db.converged().await;
+        assert!(db.assistant(id).await.is_none(), "{off}");
+        assert_eq!(
+            db.count("agent_sync.ledger where state = 'removed'").await,
+            1
+        );
+        db.execute(&format!("update public.agents set {on} where id = '{id}'"))
+            .await;
+        db.converged().await;
+        assert!(db.assistant(id).await.is_some(), "{on}");
+    }
+    db.execute(&format!("delete from public.agents where id = '{id}'"))
+        .await;
+    db.converged().await;
+    assert_eq!(db.count("langgraph_server.assistants").await, 0);
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn foreign_assistants_are_never_touched() {
+    let db = TestDatabase::new().await;
+    let worker = TestWorker::start(&db, ALL).await;
+    let id = db.agent("a").await;
+    db.converged().await;
+    let foreign = Uuid::new_v4();
+    db.execute(&format!(
+        "insert into langgraph_server.assistants (id, metadata) values
+           ('{foreign}', '{{\"supabase_agent_id\": \"{id}\", \"owner\": \"system\"}}'), ('not-even-a-uuid', '{{}}')"
+    ))
+    .await;
+    db.execute(&format!("delete from public.agents where id = '{id}'"))
+        .await;
+    eventually("ours is gone", || async {
+        db.assistant(id)
+            .await
+            .map_or(Ok(()), |_| Err("still there".to_owned()))
+    })
+    .await;
+    assert_eq!(db.count("langgraph_server.assistants").await, 2);
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_out_of_reach_is_dropped_and_what_has_an_assistant_is_in_reach_whatever_the_scope()
+{
+    let db = TestDatabase::new().await;
+    let (ours, _) = db.organization().await;
+    let (theirs, _) = db.organization().await;
+    let (in_scope, out, lazy) = (
+        db.agent("in").await,
+        db.agent("out").await,
+        db.agent("lazy").await,
+    );
+    db.execute(&format!(
+        "update public.agents set organization_id = '{ours}' where id = '{in_scope}';
+         update public.agents set organization_id = '{theirs}' where id in ('{out}', '{lazy}')"
+    ))
+    .await;
+    let worker =
+        TestWorker::start(&db, &[(SCOPE, &format!("org:{ours}")), (ROBYN_DEV, "true")]).await;
+    let (status, _) = worker
+        .create(json!({"graph_id": "agent", "metadata": {"supabase_agent_id": lazy}}))
+        .await;
+    assert_eq!(status, 200);
+
+    db.execute("update public.agents set system_prompt = 'edited'")
+        .await;
+    eventually("the outbox is drained", || async {
+        match db.count("agent_sync.outbox").await {
+            0 => Ok(()),
+            n => Err(format!("{n} left")),
+        }
+    })
+    .await;
+    assert_eq!(db.prompt(in_scope).await.as_deref(), Some("edited"));
+    assert_eq!(db.prompt(lazy).await.as_deref(), Some("edited"));
+    assert_eq!(db.assistant(out).await, None);
+
+    // Moved into scope, it is created; a new agent of the scope as well.
+    db.execute(&format!(
+        "update public.agents set organization_id = '{ours}' where id = '{out}'"
+    ))
+    .await;
+    eventually(
+        "the agent that came into scope has an assistant",
+        || async {
+            db.assistant(out)
+                .await
+                .map(drop)
+                .ok_or_else(|| "none yet".to_owned())
+        },
+    )
+    .await;
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn one_effective_change_is_one_update_and_the_write_back_none() {
+    let db = TestDatabase::new().await;
+    let worker = TestWorker::start(&db, ALL).await;
+    let id = db.agent("a").await;
+    db.converged().await;
+    eventually("the write-back is done", || async {
+        match db
+            .count("public.agents where langgraph_assistant_id = id::text")
+            .await
+        {
+            1 => Ok(()),
+            _ => Err("not yet".to_owned()),
+        }
+    })
+    .await;
+    assert_eq!(db.assistant(id).await.expect("an assistant")["version"], 1);
+    let sequence = "select last_value from agent_sync.outbox_id_seq";
+    let before: i64 = db.rows(sequence, &[]).await[0].get(0);
+    db.execute(&format!(
+        "update public.agents set is_global = true, updated_at = now() where id = '{id}'"
+    ))
+    .await;
+    db.execute(&format!(
+        "update public.agents set name = 'a' where id = '{id}'"
+    ))
+    .await;
+    let after: i64 = db.rows(sequence, &[]).await[0].get(0);
+    assert_eq!(
+        before, after,
+        "nothing that matters was changed, so nothing was recorded"
+    );
+
+    db.execute(&format!(
+        "update public.agents set name = 'b', description = 'c' where id = '{id}'"
+    ))
+    .await;
+    db.converged().await;
+    assert_eq!(db.assistant(id).await.expect("an assistant")["version"], 2);
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_lost_bell_costs_latency_only() {
+    // No notification at all: what is in the outbox at start is drained at start.
+    let db = TestDatabase::new().await;
+    let id = db.agent("a").await;
+    TestWorker::start(&db, ALL).await.stop().await;
+    db.execute(&format!(
+        "update public.agents set name = 'edited while nobody listened' where id = '{id}'"
+    ))
+    .await;
+    let worker = TestWorker::start(&db, &[(SCOPE, "none")]).await;
+    db.converged().await;
+
+    // A listener that has gone deaf: the connection is made anew, and what it missed is found.
+    db.execute(
+        "select pg_terminate_backend(pid) from pg_stat_activity
+         where datname = current_database() and query = 'listen agent_sync'",
+    )
+    .await;
+    db.execute(&format!(
+        "update public.agents set name = 'edited meanwhile' where id = '{id}'"
+    ))
+    .await;
+    db.converged().await;
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn forged_and_doubled_bells_change_nothing() {
+    let db = TestDatabase::new().await;
+    let id = db.agent("a").await;
+    let worker = TestWorker::start(&db, ALL).await;
+    let user = db.connect_as(Uuid::new_v4()).await;
+    for payload in ["", "garbage", r#"{"t": "agents", "ids": ["drop table"]}"#] {
+        user.execute("select pg_notify('agent_sync', $1)", &[&payload])
+            .await
+            .expect("anybody may ring");
+    }
+    db.execute(&format!(
+        "update public.agents set name = 'b' where id = '{id}'"
+    ))
+    .await;
+    db.converged().await;
+    assert_eq!(db.assistant(id).await.expect("an assistant")["version"], 2);
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_rolled_back_edit_changes_nothing() {
+    let db = TestDatabase::new().await;
+    let id = db.agent("a").await;
+    let worker = TestWorker::start(&db, ALL).await;
+    db.execute(&format!(
+        "begin; update public.agents set name = 'b' where id = '{id}'; rollback"
+    ))
+    .await;
+    let other = db.agent("other").await;
+    db.converged().await;
+    assert!(db.assistant(other).await.is_some());
+    assert_eq!(db.assistant(id).await.expect("an assistant")["version"], 1);
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_bulk_edit_drains_in_batches() {
+    let db = TestDatabase::new().await;
+    let worker = TestWorker::start(&db, ALL).await;
+    db.execute(
+        "insert into public.agents (name, status) select 'agent ' || n, 'active' from generate_series(1, 1700) as n",
+    )
+    .await;
+    db.converged().await;
+    db.execute("update public.agents set system_prompt = 'bulk'")
+        .await;
+    db.converged().await;
+    assert_eq!(db.versions().await, 3400);
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_stopped_worker_leaves_its_changes_to_the_next() {
+    let db = TestDatabase::new().await;
+    TestWorker::start(&db, ALL).await.stop().await;
+    let id = db.agent("a").await;
+    assert_eq!(db.count("agent_sync.outbox").await, 1);
+    let worker = TestWorker::start(&db, ALL).await;
+    db.converged().await;
+    assert!(db.assistant(id).await.is_some());
+    tokio::time::timeout(Duration::from_secs(5), worker.stop())
+        .await
+        .expect("an idle worker stops at once");
+}

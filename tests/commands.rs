@@ -1,0 +1,304 @@
+//! The command line, the configuration, and the demo.
+
+use std::path::Path;
+
+use agent_sync::config::{Config, LogFormat, Variables};
+use agent_sync::scope::Scope;
+
+use crate::support::binary::{Running, command};
+
+fn variables(pairs: &[(&str, &str)]) -> Variables {
+    pairs
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect()
+}
+
+#[test]
+fn the_defaults_are_as_documented() {
+    let config = Config::from_variables(&Variables::new()).expect("defaults");
+    assert!(config.database.is_none() && !config.dev && config.auto_migrate);
+    assert_eq!(config.scope, Ok(Scope::None));
+    assert_eq!(config.http_addr.to_string(), "127.0.0.1:8090");
+    assert_eq!(config.admin_addr.to_string(), "127.0.0.1:8091");
+    assert_eq!(config.default_model, "openai:gpt-4o");
+    assert_eq!(
+        (config.log.filter.as_str(), config.log.format),
+        ("info", LogFormat::Text)
+    );
+    for yes in ["true", "1", "yes", "TRUE", " Yes "] {
+        assert!(
+            Config::from_variables(&variables(&[("ROBYN_DEV", yes)]))
+                .expect("valid")
+                .dev,
+            "{yes}"
+        );
+    }
+    for no in ["false", "0", "no", ""] {
+        assert!(
+            !Config::from_variables(&variables(&[("ROBYN_DEV", no)]))
+                .expect("valid")
+                .dev,
+            "{no}"
+        );
+    }
+}
+
+#[test]
+fn database_urls_as_people_paste_them() {
+    let url = |text: &str| Config::from_variables(&variables(&[("DATABASE_URL", text)]));
+    for good in [
+        "postgresql://postgres:pw@db.example.supabase.co:5432/postgres",
+        "postgres://postgres.ref:p%40ss%2Fw%3Frd@aws-0-eu-central-1.pooler.supabase.com:5432/postgres?sslmode=require",
+        "postgresql://postgres@[::1]:5432/postgres?pgbouncer=true&connect_timeout=5",
+        "postgresql://u:p@host/db?sslmode=verify-full",
+        "postgresql://u:p@host/db?sslmode=verify-ca&pgbouncer=true",
+        "postgresql://u:p@host/db?sslmode=disable",
+        "postgresql://u:p@host/db?sslmode=prefer",
+    ] {
+        assert!(url(good).is_ok(), "{good}: {:?}", url(good).err());
+    }
+    for (bad, says) in [
+        ("mysql://u:canary-secret@host/db", "not a postgresql:// URL"),
+        ("postgresql://u:canary-secret@host:port/db", "port"),
+        (
+            "postgresql://u:canary-secret@host/db?sslmode=maybe",
+            "sslmode=maybe is unknown",
+        ),
+        (
+            "postgresql://u:canary-secret@host/db?sslmode=verify-full&sslrootcert=/no/such.pem",
+            "/no/such.pem cannot be read",
+        ),
+        (
+            "postgresql://u:canary-secret@host/db?nonsense=1",
+            "nonsense",
+        ),
+    ] {
+        let errors = url(bad).expect_err(bad).to_string();
+        assert!(
+            errors.contains("DATABASE_URL") && errors.contains(says),
+            "{errors}"
+        );
+        assert!(!errors.contains("canary-secret"), "{errors}");
+    }
+    let config = url("postgresql://u:canary-secret@host/db").expect("valid");
+    assert!(!format!("{config:?}").contains("canary-secret"));
+}
+
+#[tokio::test]
+async fn all_bad_configuration_is_reported_at_once_with_exit_code_64() {
+    let output = command(
+        &["serve"],
+        &[
+            ("DATABASE_URL", "not-a-url"),
+            ("ROBYN_DEV", "maybe"),
+            ("AGENT_SYNC_HTTP_ADDR", "here"),
+            ("AGENT_SYNC_ADMIN_ADDR", "127.0.0.1"),
+            ("AGENT_SYNC_AUTO_MIGRATE", "perhaps"),
+            ("AGENT_SYNC_LOG", "agent_sync=loud"),
+            ("AGENT_SYNC_LOG_FORMAT", "xml"),
+            ("AGENT_SYNC_SCOPE", "invalid, but only worth a warning"),
+        ],
+    )
+    .output()
+    .await
+    .expect("ran");
+    assert_eq!(output.status.code(), Some(64));
+    let said = String::from_utf8_lossy(&output.stderr);
+    for name in [
+        "DATABASE_URL",
+        "ROBYN_DEV",
+        "AGENT_SYNC_HTTP_ADDR",
+        "AGENT_SYNC_ADMIN_ADDR",
+        "AGENT_SYNC_AUTO_MIGRATE",
+        "AGENT_SYNC_LOG:",
+        "AGENT_SYNC_LOG_FORMAT",
+    ] {
+        assert!(said.contains(name), "{name} is not in {said}");
+    }
+    assert!(!said.contains("SCOPE"));
+}
+
+#[tokio::test]
+async fn help_and_version() {
+    let help = command(&["--help"], &[]).output().await.expect("ran");
+    let text = String::from_utf8_lossy(&help.stdout);
+    assert!(help.status.success());
+    for word in ["serve", "migrate", "demo"] {
+        assert!(text.contains(word), "{text}");
+    }
+    let version = command(&["--version"], &[]).output().await.expect("ran");
+    assert_eq!(
+        String::from_utf8_lossy(&version.stdout),
+        format!("agent-sync {}\n", env!("CARGO_PKG_VERSION"))
+    );
+    assert_eq!(
+        command(&["nonsense"], &[])
+            .output()
+            .await
+            .expect("ran")
+            .status
+            .code(),
+        Some(2)
+    );
+}
+
+#[tokio::test]
+async fn a_busy_port_is_named() {
+    let busy = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
+    let address = busy.local_addr().expect("an address").to_string();
+    let output = command(&[], &[("AGENT_SYNC_HTTP_ADDR", &address)])
+        .output()
+        .await
+        .expect("ran");
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        said.contains(&address) && said.contains("AGENT_SYNC_HTTP_ADDR"),
+        "{said}"
+    );
+}
+
+#[tokio::test]
+async fn logs_can_be_json() {
+    let running = Running::start(
+        &[],
+        &[
+            ("AGENT_SYNC_LOG_FORMAT", "json"),
+            ("AGENT_SYNC_HTTP_ADDR", "127.0.0.1:0"),
+            ("AGENT_SYNC_ADMIN_ADDR", "127.0.0.1:0"),
+        ],
+    );
+    let line: serde_json::Value =
+        serde_json::from_str(&running.line("agent-sync started").await).expect("JSON");
+    assert_eq!(
+        (&line["level"], &line["message"]),
+        (&"INFO".into(), &"agent-sync started".into())
+    );
+    assert!(line["api"].is_string());
+}
+
+#[tokio::test]
+async fn the_second_signal_ends_at_once() {
+    // A worker that cannot finish: a client has a request half sent.
+    let mut running = Running::start(
+        &[],
+        &[
+            ("AGENT_SYNC_HTTP_ADDR", "127.0.0.1:0"),
+            ("AGENT_SYNC_ADMIN_ADDR", "127.0.0.1:0"),
+        ],
+    );
+    let line = running.line("agent-sync started").await;
+    let api = line
+        .split("api=")
+        .nth(1)
+        .and_then(|rest| rest.split(' ').next())
+        .expect("an address")
+        .to_owned();
+    let mut client = tokio::net::TcpStream::connect(&api)
+        .await
+        .expect("connected");
+    let half = b"POST /assistants HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 10\r\n\r\n";
+    tokio::io::AsyncWriteExt::write_all(&mut client, half)
+        .await
+        .expect("sent");
+    // The server says "continue" once it waits for the body: from then on the request is in hand.
+    let mut told = [0; 12];
+    tokio::io::AsyncReadExt::read_exact(&mut client, &mut told)
+        .await
+        .expect("told to continue");
+    running.signal("-TERM");
+    running.line("stopping").await;
+    running.signal("-TERM");
+    assert_eq!(running.ended().await, Some(130));
+}
+
+#[tokio::test]
+async fn the_demo_runs_prints_what_to_try_and_leaves_nothing_behind() {
+    let temporary =
+        std::env::temp_dir().join(format!("agent-sync-demo-test-{}", std::process::id()));
+    std::fs::create_dir(&temporary).expect("a directory");
+    std::fs::set_permissions(
+        &temporary,
+        std::os::unix::fs::PermissionsExt::from_mode(0o777),
+    )
+    .expect("open to all");
+    let variables = [
+        ("TMPDIR", temporary.to_str().expect("text")),
+        ("AGENT_SYNC_HTTP_ADDR", "127.0.0.1:0"),
+        ("AGENT_SYNC_ADMIN_ADDR", "127.0.0.1:0"),
+    ];
+    for ending in ["-INT", "-KILL"] {
+        let mut running = Running::start(&["demo"], &variables);
+        running
+            .line("Startup sync summary: total=10 created=10 updated=0 skipped=0 failed=0")
+            .await;
+        let edit = running.line("psql 'postgresql://").await;
+        let create = running.line("curl -s http://").await;
+        running.line("Ctrl-C").await;
+
+        let (code, out) = shell(edit.trim()).await;
+        assert!(code && out.contains("UPDATE 1"), "{edit}: {out}");
+        running.line("agent synced").await;
+        let body = running.line("-d '{").await;
+        let (code, out) = shell(&format!(
+            "{} {}",
+            create.trim().trim_end_matches('\\'),
+            body.trim()
+        ))
+        .await;
+        assert!(code && out.contains("You answer in haiku."), "{out}");
+        let look = running
+            .output()
+            .lines()
+            .rfind(|line| line.contains("psql '"))
+            .expect("a third thing")
+            .to_owned();
+        let (code, out) = shell(look.trim()).await;
+        assert!(code && out.contains("Refund Desk"), "{out}");
+
+        running.signal(ending);
+        let code = running.ended().await;
+        assert_eq!(code, if ending == "-INT" { Some(0) } else { None });
+        crate::support::eventually("nothing is left", || async {
+            let left = files(&temporary);
+            if left.is_empty() {
+                Ok(())
+            } else {
+                Err(format!("{left:?}"))
+            }
+        })
+        .await;
+        let port = edit
+            .split("127.0.0.1:")
+            .nth(1)
+            .and_then(|rest| rest.split('/').next())
+            .expect("a port");
+        assert!(
+            std::net::TcpStream::connect(format!("127.0.0.1:{port}")).is_err(),
+            "the server is gone"
+        );
+    }
+    std::fs::remove_dir(&temporary).expect("empty");
+}
+
+async fn shell(line: &str) -> (bool, String) {
+    let output = tokio::process::Command::new("sh")
+        .args(["-c", line])
+        .output()
+        .await
+        .expect("sh");
+    let text = format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    (output.status.success(), text)
+}
+
+fn files(directory: &Path) -> Vec<std::path::PathBuf> {
+    std::fs::read_dir(directory)
+        .expect("readable")
+        .map(|entry| entry.expect("an entry").path())
+        .collect()
+}

@@ -1,0 +1,345 @@
+//! The three races that the design calls tried, each with its interleaving forced; and the locks we take on agents.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use agent_sync::changes::{self, bursts::Bursts};
+use agent_sync::config::SCOPE;
+use agent_sync::syncer::Syncer;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::support::{TestDatabase, TestWorker, eventually};
+
+const ALL: &[(&str, &str)] = &[(SCOPE, "all")];
+
+fn syncer(db: &TestDatabase) -> Arc<Syncer> {
+    Arc::new(Syncer::new(db.pool(), "openai:gpt-4o".to_owned()))
+}
+
+async fn drain(syncer: Arc<Syncer>) {
+    changes::drain(&syncer, &mut Bursts::default(), &CancellationToken::new())
+        .await
+        .expect("drained");
+}
+
+/// Waits until this many sessions of the database wait for an advisory lock.
+async fn waiting_for_an_agent(db: &TestDatabase, sessions: i64) {
+    eventually("a worker waits for the agent's lock", || async {
+        let waiting = db
+            .count("pg_locks where locktype = 'advisory' and not granted and database = (select oid from pg_database where datname = current_database())")
+            .await;
+        if waiting == sessions { Ok(()) } else { Err(format!("{waiting} waiting")) }
+    })
+    .await;
+}
+
+/// Fan-out. A tool is edited in a transaction that is still open while an agent is linked to it and synced. A trigger
+/// that looked up the tool's agents would have seen none.
+#[tokio::test]
+async fn a_link_made_while_its_tool_is_being_edited_ends_with_the_new_tool() {
+    let db = TestDatabase::new().await;
+    let (agent, tool) = (db.agent("a").await, Uuid::new_v4());
+    db.execute(&format!(
+        "insert into public.mcp_tools (id, tool_name, endpoint_url) values ('{tool}', 't', 'https://old.example')"
+    ))
+    .await;
+    let worker = TestWorker::start(&db, ALL).await;
+    let editor = db.connect().await;
+    editor
+        .batch_execute("begin; update public.mcp_tools set endpoint_url = 'https://new.example'")
+        .await
+        .expect("an open edit");
+    db.execute(&format!(
+        "insert into public.agent_mcp_tools values ('{agent}', '{tool}')"
+    ))
+    .await;
+    let url = || async {
+        let assistant = db.assistant(agent).await.expect("an assistant");
+        assistant["config"]["configurable"]["mcp_config"]["servers"][0]["url"]
+            .as_str()
+            .map(str::to_owned)
+    };
+    eventually("the link is synced with the old tool", || async {
+        let url = url().await;
+        if url.as_deref() == Some("https://old.example") {
+            Ok(())
+        } else {
+            Err(format!("{url:?}"))
+        }
+    })
+    .await;
+    editor.batch_execute("commit").await.expect("committed");
+    db.converged().await;
+    assert_eq!(url().await.as_deref(), Some("https://new.example"));
+    worker.stop().await;
+}
+
+/// The mirror image: the link is the one that is still open, and its tool's edit is drained before it can be seen.
+#[tokio::test]
+async fn a_tool_edited_while_a_link_to_it_is_being_made_is_not_missed() {
+    let db = TestDatabase::new().await;
+    let (agent, tool, other) = (db.agent("a").await, Uuid::new_v4(), db.agent("other").await);
+    db.execute(&format!(
+        "insert into public.mcp_tools (id, tool_name, endpoint_url) values ('{tool}', 't', 'https://old.example');
+         insert into public.agent_mcp_tools values ('{other}', '{tool}')"
+    ))
+    .await;
+    let worker = TestWorker::start(&db, ALL).await;
+    let editor = db.connect().await;
+    editor
+        .batch_execute(&format!(
+            "begin; insert into public.agent_mcp_tools values ('{agent}', '{tool}')"
+        ))
+        .await
+        .expect("an open edit");
+    db.execute("update public.mcp_tools set tool_name = 'renamed'")
+        .await;
+    db.converged().await;
+    editor.batch_execute("commit").await.expect("committed");
+    db.converged().await;
+    assert_eq!(
+        db.assistant(agent).await.expect("an assistant")["config"]["configurable"]["mcp_config"]["servers"]
+            [0]["name"],
+        "renamed"
+    );
+    worker.stop().await;
+}
+
+/// Lock and read. A worker waits for an agent that another one is working on; the other one syncs a newer edit
+/// meanwhile and takes its change off the outbox. What the first one then writes must not be older.
+#[tokio::test]
+async fn a_worker_that_waited_for_an_agent_does_not_write_what_it_saw_before() {
+    let db = TestDatabase::new().await;
+    let agent = db.agent("a").await;
+    TestWorker::start(&db, ALL).await.stop().await;
+    db.execute("update public.agents set system_prompt = 'first'")
+        .await;
+
+    let other = db.connect().await;
+    other
+        .batch_execute(&format!("begin; select pg_advisory_xact_lock(hashtextextended('agent_sync:' || '{agent}'::uuid, 0))"))
+        .await
+        .expect("the other worker has the agent");
+    let first = tokio::spawn(drain(syncer(&db)));
+    waiting_for_an_agent(&db, 1).await;
+    db.execute("update public.agents set system_prompt = 'second'")
+        .await;
+    // The other worker deals with the second edit: its change is gone when the lock is free.
+    let taken = other
+        .execute(
+            "delete from agent_sync.outbox where id = (select max(id) from agent_sync.outbox)",
+            &[],
+        )
+        .await
+        .expect("taken");
+    assert_eq!(taken, 1);
+    other.batch_execute("commit").await.expect("done");
+    first.await.expect("drained");
+    assert_eq!(db.count("agent_sync.outbox").await, 0);
+    assert_eq!(db.prompt(agent).await.as_deref(), Some("second"));
+}
+
+/// Lock and reach. An agent out of scope is edited while a lazy sync that registers it is in flight: whether it is in
+/// reach may only be asked once the lazy sync is over.
+#[tokio::test]
+async fn an_edit_during_the_lazy_sync_that_registers_its_agent_is_not_dropped() {
+    let db = TestDatabase::new().await;
+    let agent = db.agent("a").await;
+    TestWorker::start(&db, &[(SCOPE, "none")])
+        .await
+        .stop()
+        .await;
+    db.execute("truncate agent_sync.outbox").await;
+
+    // The lazy sync, stopped after it has written and before it commits.
+    let mut lazy = db.pool().client().await.expect("a connection");
+    let mut tx = agent_sync::database::begin(&mut lazy).await.expect("begun");
+    let claim = agent_sync::plan::Claim {
+        owner: "alice".to_owned(),
+        assistant_id: None,
+        if_exists: agent_sync::plan::IfExists::Raise,
+        metadata: serde_json::Map::new(),
+    };
+    let agents = [agent_sync::ids::AgentId(agent)];
+    let syncer_of_lazy = syncer(&db);
+    syncer_of_lazy
+        .sync(&mut tx, &agents, Some(&claim))
+        .await
+        .expect("synced");
+    db.execute("update public.agents set system_prompt = 'edited'")
+        .await;
+    let draining = tokio::spawn(drain(syncer(&db)));
+    waiting_for_an_agent(&db, 1).await;
+    tx.commit().await.expect("committed");
+    draining.await.expect("drained");
+    assert_eq!(db.prompt(agent).await.as_deref(), Some("edited"));
+    assert_eq!(db.count("agent_sync.outbox").await, 0);
+}
+
+/// Write-back. An editor has one agent's row and wants the next; the worker writes back to both. Nobody waits for us,
+/// nobody deadlocks, and the row that was held is written later.
+#[tokio::test]
+async fn the_write_back_waits_for_no_editor_and_no_editor_for_it() {
+    let db = TestDatabase::new().await;
+    let worker = TestWorker::start(&db, ALL).await;
+    let (held, free) = (db.agent("held").await, db.agent("free").await);
+    db.converged().await;
+    eventually("both are written back", || async {
+        match db
+            .count("public.agents where langgraph_assistant_id = id::text")
+            .await
+        {
+            2 => Ok(()),
+            n => Err(format!("{n} of 2")),
+        }
+    })
+    .await;
+    db.execute("update public.agents set langgraph_assistant_id = null")
+        .await;
+    let editor = db.connect().await;
+    editor
+        .batch_execute(&format!("begin; set local lock_timeout = '5s'; update public.agents set updated_at = now() where id = '{held}'"))
+        .await
+        .expect("an open edit");
+    // Something else makes the worker sync both.
+    db.execute(
+        "insert into agent_sync.outbox (source, key) select 'agents', id::text from public.agents",
+    )
+    .await;
+    eventually(
+        "the free one is written back although the other is held",
+        || async {
+            match db
+                .count(&format!(
+                    "public.agents where langgraph_assistant_id = '{free}'"
+                ))
+                .await
+            {
+                1 => Ok(()),
+                _ => Err("not yet".to_owned()),
+            }
+        },
+    )
+    .await;
+    assert_eq!(
+        db.count("agent_sync.outbox").await,
+        0,
+        "the sync itself is long done"
+    );
+    editor
+        .batch_execute(&format!(
+            "update public.agents set name = 'edited too' where id = '{free}'"
+        ))
+        .await
+        .expect("the editor is not held up");
+    editor.batch_execute("commit").await.expect("no deadlock");
+    db.converged().await;
+    eventually("the held one is written back later", || async {
+        match db
+            .count(&format!(
+                "public.agents where langgraph_assistant_id = '{held}'"
+            ))
+            .await
+        {
+            1 => Ok(()),
+            _ => Err("not yet".to_owned()),
+        }
+    })
+    .await;
+    worker.stop().await;
+}
+
+/// During a sync no row of the customer's is locked, only tables against DDL.
+#[tokio::test]
+async fn a_sync_in_flight_holds_no_lock_that_an_editor_could_wait_for() {
+    let db = TestDatabase::new().await;
+    let agent = db.agent("a").await;
+    TestWorker::start(&db, ALL).await.stop().await;
+    db.execute("update public.agents set name = 'b', langgraph_assistant_id = null")
+        .await;
+    let mut client = db.pool().client().await.expect("a connection");
+    let mut tx = agent_sync::database::begin(&mut client)
+        .await
+        .expect("begun");
+    let batch = syncer(&db)
+        .sync(&mut tx, &[agent_sync::ids::AgentId(agent)], None)
+        .await
+        .expect("synced");
+    assert_eq!(batch.outcomes.len(), 1);
+    let modes = db
+        .rows(
+            "select distinct l.relation::regclass::text as relation, l.mode from pg_locks l join pg_class c on c.oid = l.relation
+             where c.relnamespace = 'public'::regnamespace and c.relkind = 'r' and l.pid <> pg_backend_pid() and l.mode <> 'AccessShareLock'",
+            &[],
+        )
+        .await;
+    assert_eq!(
+        modes.len(),
+        0,
+        "{:?}",
+        modes
+            .iter()
+            .map(|row| row.get::<_, String>("mode"))
+            .collect::<Vec<_>>()
+    );
+    db.execute(
+        "set lock_timeout = '1s'; update public.agents set name = 'c'; delete from public.agents",
+    )
+    .await;
+    tx.rollback().await.expect("rolled back");
+}
+
+/// Two workers on one outbox: each change is dealt with, no agent by two at once, and nobody deadlocks.
+#[tokio::test]
+async fn several_workers_share_the_work() {
+    let db = TestDatabase::new().await;
+    let workers = [
+        TestWorker::start(&db, ALL).await,
+        TestWorker::start(&db, ALL).await,
+        TestWorker::start(&db, ALL).await,
+    ];
+    db.execute("insert into public.agents (name, status) select n::text, 'active' from generate_series(1, 1500) n").await;
+    for round in 0..5 {
+        db.execute(&format!(
+            "update public.agents set system_prompt = 'round {round}'"
+        ))
+        .await;
+    }
+    db.converged().await;
+    let deadlocks: i64 = db
+        .rows(
+            "select deadlocks from pg_stat_database where datname = current_database()",
+            &[],
+        )
+        .await[0]
+        .get(0);
+    assert_eq!(deadlocks, 0);
+    for worker in workers {
+        worker.stop().await;
+    }
+}
+
+/// A worker with another scope takes over, and what its scope leaves out is not lost to the one before.
+#[tokio::test]
+async fn workers_share_the_scope_of_the_last_one_started() {
+    let db = TestDatabase::new().await;
+    let agent = db.agent("a").await;
+    let first = TestWorker::start(&db, &[(SCOPE, "none")]).await;
+    assert!(db.assistant(agent).await.is_none());
+    let second = TestWorker::start(&db, ALL).await;
+    assert!(db.assistant(agent).await.is_some());
+    second.stop().await;
+    // The first one, alone again, keeps to the scope that was stored last.
+    let new = db.agent("new").await;
+    eventually("the first worker makes it", || async {
+        db.assistant(new)
+            .await
+            .map(drop)
+            .ok_or_else(|| "none yet".to_owned())
+    })
+    .await;
+    tokio::time::timeout(Duration::from_secs(20), first.stop())
+        .await
+        .expect("stopped");
+}

@@ -1,0 +1,350 @@
+//! The HTTP servers: LangGraph's rules for a create, its error shape, limits, and the admin routes.
+
+use agent_sync::config::{DATABASE_URL, SCOPE};
+use serde_json::{Value, json};
+
+use crate::support::binary::Running;
+use crate::support::worker::{exchange, request};
+use crate::support::{TestDatabase, TestWorker, eventually};
+
+/// The API behaves the same over every store.
+async fn both() -> Vec<TestWorker> {
+    let db = TestDatabase::new().await;
+    vec![
+        TestWorker::start_with(&[]).await,
+        TestWorker::start(&db, &[]).await,
+    ]
+}
+
+#[tokio::test]
+async fn a_created_assistant_has_the_official_shape_and_defaults() {
+    for worker in both().await {
+        let (status, body) = worker
+            .create(json!({"graph_id": "agent", "unknown": "ignored"}))
+            .await;
+        assert_eq!(status, 200);
+        let keys: Vec<&str> = body
+            .as_object()
+            .expect("an object")
+            .keys()
+            .map(String::as_str)
+            .collect();
+        assert_eq!(
+            keys,
+            [
+                "assistant_id",
+                "config",
+                "context",
+                "created_at",
+                "description",
+                "graph_id",
+                "metadata",
+                "name",
+                "updated_at",
+                "version"
+            ]
+        );
+        assert_eq!(
+            (
+                &body["name"],
+                &body["description"],
+                &body["version"],
+                &body["config"],
+                &body["context"]
+            ),
+            (
+                &json!("Untitled"),
+                &Value::Null,
+                &json!(1),
+                &json!({}),
+                &json!({})
+            )
+        );
+        assert!(
+            body["created_at"]
+                .as_str()
+                .is_some_and(|at| at.ends_with("+00:00") && at.contains('T'))
+        );
+        let path = format!(
+            "/assistants/{}",
+            body["assistant_id"].as_str().expect("an id")
+        );
+        assert_eq!(worker.request("GET", &path, None).await, (200, body));
+        worker.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn configurable_and_context_mirror_each_other_and_exclude_each_other() {
+    for worker in both().await {
+        let (_, body) = worker
+            .create(json!({"graph_id": "a", "context": {"b": 1}, "config": {"tags": []}}))
+            .await;
+        assert_eq!(
+            (&body["config"], &body["context"]),
+            (
+                &json!({"configurable": {"b": 1}, "tags": []}),
+                &json!({"b": 1})
+            )
+        );
+        let (_, body) = worker
+            .create(json!({"graph_id": "a", "config": {"configurable": {"b": 1}}}))
+            .await;
+        assert_eq!(body["context"], json!({"b": 1}));
+        let both =
+            json!({"graph_id": "a", "context": {"b": 1}, "config": {"configurable": {"b": 1}}});
+        let (status, body) = worker.create(both).await;
+        assert_eq!(status, 400);
+        assert!(body["detail"].as_str().is_some_and(|detail| {
+            detail.starts_with("Cannot specify both configurable and context")
+        }));
+        worker.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn bad_bodies_are_422_with_a_detail_and_make_nothing() {
+    let db = TestDatabase::new().await;
+    let worker = TestWorker::start(&db, &[]).await;
+    for body in [
+        json!([]),
+        json!({}),
+        json!({"graph_id": 1}),
+        json!({"graph_id": null}),
+        json!({"graph_id": "a", "config": null}),
+        json!({"graph_id": "a", "config": {"configurable": 1}}),
+        json!({"graph_id": "a", "config": {"tags": [1]}}),
+        json!({"graph_id": "a", "config": {"recursion_limit": "ten"}}),
+        json!({"graph_id": "a", "context": null}),
+        json!({"graph_id": "a", "metadata": null}),
+        json!({"graph_id": "a", "metadata": "x"}),
+        json!({"graph_id": "a", "name": null}),
+        json!({"graph_id": "a", "description": 1}),
+        json!({"graph_id": "a", "if_exists": "update"}),
+        json!({"graph_id": "a", "assistant_id": "x"}),
+        json!({"graph_id": "a", "metadata": {"k\u{0}": 1}}),
+    ] {
+        let (status, answer) = worker.create(body.clone()).await;
+        assert_eq!(status, 422, "{body}: {answer}");
+        assert!(
+            answer["detail"].is_string() && answer.as_object().is_some_and(|o| o.len() == 1),
+            "{answer}"
+        );
+    }
+    for text in ["", "{", "\u{0}", &"[".repeat(100_000)] {
+        let (status, answer) = request(worker.api, "POST", "/assistants", Some(text)).await;
+        assert_eq!(
+            (status, answer),
+            (422, json!({"detail": "Invalid JSON in request body"}))
+        );
+    }
+    assert_eq!(db.count("langgraph_server.assistants").await, 0);
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn values_that_postgres_cannot_hold_are_made_to_fit() {
+    let db = TestDatabase::new().await;
+    let worker = TestWorker::start(&db, &[]).await;
+    let (status, body) = worker
+        .create(json!({"graph_id": "a", "name": "n\u{0}", "description": null, "config": {"x": ["\u{0}"], "configurable": {}}}))
+        .await;
+    assert_eq!(status, 200, "{body}");
+    assert_eq!(
+        (&body["name"], &body["config"]["x"]),
+        (&json!("n\u{fffd}"), &json!(["\u{fffd}"]))
+    );
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn reserved_names_are_stripped_silently() {
+    let worker = TestWorker::start_with(&[]).await;
+    let (_, body) = worker
+        .create(json!({
+            "graph_id": "a",
+            "config": {"configurable": {"langgraph_auth_user": 1, "__otel_traceparent__": 1, "kept": 1}, "metadata": {"run_id": 1}},
+            "metadata": {"thread_id": 1, "assistant_id": 1, "run_id": 1, "kept": 1},
+        }))
+        .await;
+    assert_eq!(
+        body["config"],
+        json!({"configurable": {"kept": 1}, "metadata": {}})
+    );
+    assert_eq!(body["metadata"], json!({"kept": 1, "owner": "dev"}));
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn if_exists_decides_about_an_id_that_is_taken() {
+    for worker in both().await {
+        let id = "6f1f1f1f-0000-4000-8000-00000000beef";
+        let body = json!({"graph_id": "a", "assistant_id": id, "name": "first"});
+        let (status, created) = worker.create(body).await;
+        assert_eq!((status, &created["assistant_id"]), (200, &json!(id)));
+        let mut again = json!({"graph_id": "b", "assistant_id": id, "name": "second"});
+        assert_eq!(
+            worker.create(again.clone()).await,
+            (
+                409,
+                json!({"detail": format!("Assistant {id} already exists")})
+            )
+        );
+        again["if_exists"] = json!("do_nothing");
+        assert_eq!(worker.create(again).await, (200, created));
+        worker.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn in_memory_nothing_is_synced() {
+    let worker = TestWorker::start_with(&[("ROBYN_DEV", "true"), (SCOPE, "all")]).await;
+    worker.ready().await;
+    let agent = "a0000000-0000-4000-8000-000000000001";
+    let (status, body) = worker
+        .create(json!({"graph_id": "agent", "metadata": {"supabase_agent_id": agent}}))
+        .await;
+    assert_eq!((status, &body["metadata"]), (200, &json!({"owner": "dev"})));
+    worker.stop().await;
+
+    let running = Running::start(
+        &[],
+        &[
+            ("AGENT_SYNC_HTTP_ADDR", "127.0.0.1:0"),
+            ("AGENT_SYNC_ADMIN_ADDR", "127.0.0.1:0"),
+        ],
+    );
+    running
+        .line("DATABASE_URL is not set: assistants are kept in memory, nothing is synced")
+        .await;
+}
+
+#[tokio::test]
+async fn unknown_routes_and_methods() {
+    let worker = TestWorker::start_with(&[]).await;
+    assert_eq!(
+        worker.request("GET", "/nowhere", None).await,
+        (404, json!({"detail": "Not Found"}))
+    );
+    assert_eq!(
+        worker.request("GET", "/assistants/agent", None).await.0,
+        422
+    );
+    let missing = "/assistants/6f1f1f1f-0000-4000-8000-00000000beef";
+    assert_eq!(
+        worker.request("GET", missing, None).await,
+        (404, json!({"detail": "Not Found"}))
+    );
+    let (status, head, _) = exchange(
+        worker.api,
+        "GET /assistants HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n",
+    )
+    .await;
+    assert!(status == 405 && head.contains("allow: post"), "{head}");
+    assert_eq!(request(worker.admin, "GET", "/nowhere", None).await.0, 404);
+    assert_eq!(request(worker.admin, "POST", "/live", None).await.0, 405);
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_body_over_the_limit_is_413() {
+    let worker = TestWorker::start_with(&[]).await;
+    let large = format!(r#"{{"graph_id": "{}"}}"#, "a".repeat(1024 * 1024));
+    let (status, answer) = request(worker.api, "POST", "/assistants", Some(&large)).await;
+    assert_eq!(
+        (status, answer),
+        (
+            413,
+            json!({"detail": "Request body too large (limit: 1048576 bytes)"})
+        )
+    );
+    // Chunked, it has no length to look at beforehand.
+    let chunk = format!("{:x}\r\n{}\r\n", 1 << 20, "a".repeat(1 << 20));
+    let bytes = format!(
+        "POST /assistants HTTP/1.1\r\nhost: x\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n{chunk}{chunk}0\r\n\r\n"
+    );
+    assert_eq!(exchange(worker.api, &bytes).await.0, 413);
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn when_the_database_goes_away_the_api_says_503_and_when_to_come_back() {
+    let db = TestDatabase::new().await;
+    let agent = db.agent("a").await;
+    let worker = TestWorker::start(&db, &[("ROBYN_DEV", "true")]).await;
+    let name: String = db.rows("select current_database()::text", &[]).await[0].get(0);
+    let admin = TestDatabase::new().await;
+    let away = |allowed: bool| {
+        format!(
+            "alter database {name} allow_connections {allowed};
+             select pg_terminate_backend(pid) from pg_stat_activity where datname = '{name}'"
+        )
+    };
+    admin.execute(&away(false)).await;
+    let body = json!({"graph_id": "agent", "metadata": {"supabase_agent_id": agent}});
+    for body in [body.clone(), json!({"graph_id": "agent"})] {
+        let body = body.to_string();
+        let bytes = format!(
+            "POST /assistants HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let (status, head, text) = exchange(worker.api, &bytes).await;
+        assert!(
+            status == 503 && head.contains("retry-after: 5"),
+            "{head} {text}"
+        );
+    }
+    let (status, body_text) = request(worker.admin, "GET", "/ready", None).await;
+    assert_eq!(status, 503, "{body_text}");
+    assert_eq!(request(worker.admin, "GET", "/live", None).await.0, 200);
+    admin.execute(&away(true)).await;
+    worker.ready().await;
+    eventually("the API works again", || async {
+        match worker.create(body.clone()).await {
+            (200, answer) if answer["assistant_id"] == json!(agent) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn requests_in_hand_are_answered_before_the_end() {
+    let db = TestDatabase::new().await;
+    let agent = db.agent("a").await;
+    let variables = [
+        (DATABASE_URL, db.url.as_str()),
+        ("ROBYN_DEV", "true"),
+        ("AGENT_SYNC_HTTP_ADDR", "127.0.0.1:0"),
+        ("AGENT_SYNC_ADMIN_ADDR", "127.0.0.1:0"),
+    ];
+    let mut running = Running::start(&[], &variables);
+    let line = running.line("agent-sync started").await;
+    let api = line
+        .split("api=")
+        .nth(1)
+        .and_then(|rest| rest.split(' ').next())
+        .expect("an address")
+        .parse()
+        .expect("one");
+    running.line("agent sync disabled").await;
+    let holder = db.connect().await;
+    holder
+        .batch_execute(&format!("begin; select pg_advisory_xact_lock(hashtextextended('agent_sync:' || '{agent}'::uuid, 0))"))
+        .await
+        .expect("locked");
+    let body = json!({"graph_id": "agent", "metadata": {"supabase_agent_id": agent}}).to_string();
+    let asked = tokio::spawn(async move { request(api, "POST", "/assistants", Some(&body)).await });
+    eventually("the request waits for the agent's lock", || async {
+        let waiting = "pg_locks where locktype = 'advisory' and not granted and database = (select oid from pg_database where datname = current_database())";
+        if db.count(waiting).await == 1 { Ok(()) } else { Err(running.output()) }
+    })
+    .await;
+    running.signal("-TERM");
+    running.line("stopping").await;
+    holder.batch_execute("commit").await.expect("released");
+    let (status, answer) = asked.await.expect("answered");
+    assert_eq!((status, &answer["assistant_id"]), (200, &json!(agent)));
+    assert_eq!(running.ended().await, Some(0));
+}

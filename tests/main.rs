@@ -1,0 +1,18 @@
+//! The integration tests: one binary, one PostgreSQL cluster, a database a test.
+
+mod support;
+
+mod burst;
+mod changes;
+mod commands;
+mod concurrency;
+mod convergence;
+mod http;
+mod lazy_sync;
+mod mapping;
+mod migrations;
+mod ownership;
+mod properties;
+mod startup_pass;
+mod tls;
+mod triggers;

@@ -1,0 +1,203 @@
+//! `migrate`: idempotent, safe when several run at once, and gentle with the customer's tables.
+
+use std::time::Duration;
+
+use agent_sync::config::{DATABASE_URL, SCOPE};
+use agent_sync::database::migrations;
+
+use crate::support::binary::{Running, command};
+use crate::support::worker::request;
+use crate::support::{TestDatabase, TestWorker, eventually};
+
+#[tokio::test]
+async fn it_can_run_again_and_several_times_at_once() {
+    let db = TestDatabase::new().await;
+    let pool = db.pool();
+    let runs = (0..5).map(|_| migrations::migrate(&pool, Duration::from_secs(20)));
+    for run in futures::future::join_all(runs).await {
+        assert_eq!(run.expect("migrated"), Vec::<String>::new());
+    }
+    assert_eq!(
+        migrations::missing(&pool).await.expect("checked"),
+        Vec::<String>::new()
+    );
+    assert_eq!(
+        db.count("pg_trigger where tgname like 'agent_sync_%'")
+            .await,
+        20
+    );
+    assert_eq!(db.count("agent_sync.migrations").await, 1);
+}
+
+#[tokio::test]
+async fn the_printed_script_does_the_same_in_one_go_and_twice() {
+    let output = command(&["migrate", "--print"], &[])
+        .output()
+        .await
+        .expect("ran");
+    assert!(output.status.success());
+    let script = String::from_utf8(output.stdout).expect("text");
+    let db = TestDatabase::new().await;
+    db.execute(&script).await;
+    db.execute(&script).await;
+    assert_eq!(
+        migrations::missing(&db.pool()).await.expect("checked"),
+        Vec::<String>::new()
+    );
+    // A worker that may not migrate works on it.
+    db.agent("a").await;
+    let worker =
+        TestWorker::start(&db, &[(SCOPE, "all"), ("AGENT_SYNC_AUTO_MIGRATE", "false")]).await;
+    db.converged().await;
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_worker_that_may_not_migrate_says_what_is_missing_and_goes_on_when_it_is_there() {
+    let db = TestDatabase::new().await;
+    let worker = TestWorker::start_with(&[
+        (DATABASE_URL, &db.url),
+        ("AGENT_SYNC_AUTO_MIGRATE", "false"),
+    ])
+    .await;
+    let says = |text: &'static str| {
+        let admin = worker.admin;
+        move || async move {
+            let (status, body) = request(admin, "GET", "/ready", None).await;
+            if status == 503 && body.to_string().contains(text) {
+                Ok(())
+            } else {
+                Err(format!("{status} {body}"))
+            }
+        }
+    };
+    eventually(
+        "it says what is missing",
+        says("schema agent_sync is at version 0, needed is 1"),
+    )
+    .await;
+    db.execute(&migrations::script()).await;
+    db.execute("alter table public.agents disable trigger agent_sync_update")
+        .await;
+    worker.stop().await;
+    let worker = TestWorker::start_with(&[
+        (DATABASE_URL, &db.url),
+        ("AGENT_SYNC_AUTO_MIGRATE", "false"),
+    ])
+    .await;
+    let admin = worker.admin;
+    eventually("it says which trigger", || async move {
+        let (_, body) = request(admin, "GET", "/ready", None).await;
+        if body
+            .to_string()
+            .contains("trigger agent_sync_update on public.agents")
+        {
+            Ok(())
+        } else {
+            Err(body.to_string())
+        }
+    })
+    .await;
+    db.execute("alter table public.agents enable always trigger agent_sync_update")
+        .await;
+    worker.ready().await;
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn the_command_migrates_and_without_a_database_says_so() {
+    let db = TestDatabase::new().await;
+    let output = command(&["migrate"], &[(DATABASE_URL, &db.url)])
+        .output()
+        .await
+        .expect("ran");
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert_eq!(
+        migrations::missing(&db.pool()).await.expect("checked"),
+        Vec::<String>::new()
+    );
+    let output = command(&["migrate"], &[]).output().await.expect("ran");
+    assert_eq!(output.status.code(), Some(64));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("DATABASE_URL is not set"));
+}
+
+#[tokio::test]
+async fn disabled_and_altered_triggers_are_put_right() {
+    let db = TestDatabase::new().await;
+    let pool = db.pool();
+    migrations::migrate(&pool, Duration::ZERO)
+        .await
+        .expect("migrated");
+    db.execute(
+        "alter table public.agents disable trigger agent_sync_insert;
+         alter table public.agents enable trigger agent_sync_update;
+         drop trigger agent_sync_delete on public.agents;
+         create or replace trigger agent_sync_truncate after truncate on public.agents
+           for each statement execute function agent_sync.record_insert()",
+    )
+    .await;
+    assert_eq!(migrations::missing(&pool).await.expect("checked").len(), 4);
+    migrations::migrate(&pool, Duration::ZERO)
+        .await
+        .expect("migrated");
+    assert_eq!(
+        migrations::missing(&pool).await.expect("checked"),
+        Vec::<String>::new()
+    );
+}
+
+#[tokio::test]
+async fn a_table_in_use_is_not_waited_for_and_what_was_edited_meanwhile_is_found() {
+    let db = TestDatabase::new().await;
+    let id = db.agent("a").await;
+    let editor = db.connect().await;
+    editor
+        .batch_execute("begin; update public.agents set name = 'editing'")
+        .await
+        .expect("an open edit");
+    let variables = [
+        (DATABASE_URL, db.url.as_str()),
+        (SCOPE, "all"),
+        ("AGENT_SYNC_HTTP_ADDR", "127.0.0.1:0"),
+        ("AGENT_SYNC_ADMIN_ADDR", "127.0.0.1:0"),
+    ];
+    let running = Running::start(&[], &variables);
+    running.line("Startup sync summary").await;
+    assert!(
+        db.assistant(id).await.is_some(),
+        "the pass does not wait for the triggers"
+    );
+    // Nobody who comes after us waits longer than we are willing to wait ourselves.
+    let other = db.connect().await;
+    other
+        .batch_execute(
+            "set statement_timeout = '5s'; insert into public.agents (name) values ('b')",
+        )
+        .await
+        .expect("not blocked");
+    editor.batch_execute("commit").await.expect("committed");
+    db.converged().await;
+    assert_eq!(
+        db.assistant(id).await.expect("an assistant")["name"],
+        "editing"
+    );
+}
+
+#[tokio::test]
+async fn a_schema_of_a_newer_version_is_refused() {
+    let db = TestDatabase::new().await;
+    let pool = db.pool();
+    migrations::migrate(&pool, Duration::ZERO)
+        .await
+        .expect("migrated");
+    db.execute("insert into agent_sync.migrations (version) values (999)")
+        .await;
+    let error = migrations::migrate(&pool, Duration::ZERO)
+        .await
+        .expect_err("refused")
+        .to_string();
+    assert!(
+        error.contains("version 999") && error.contains("upgrade"),
+        "{error}"
+    );
+}

@@ -1,0 +1,211 @@
+//! Who gets which assistant: the design's table, on the syncer itself, since the API knows only one caller yet.
+
+use agent_sync::ids::{AgentId, AssistantId};
+use agent_sync::plan::{Answer, Claim, IfExists};
+use agent_sync::syncer::Syncer;
+use serde_json::Map;
+use uuid::Uuid;
+
+use crate::support::{TestDatabase, TestWorker};
+
+fn claim(owner: &str) -> Claim {
+    Claim {
+        owner: owner.to_owned(),
+        assistant_id: None,
+        if_exists: IfExists::Raise,
+        metadata: Map::new(),
+    }
+}
+
+fn named(owner: &str, id: Uuid, if_exists: IfExists) -> Claim {
+    Claim {
+        assistant_id: Some(AssistantId(id)),
+        if_exists,
+        ..claim(owner)
+    }
+}
+
+/// A database that is migrated, with an agent in it, and a syncer; no worker runs.
+async fn setting() -> (TestDatabase, Syncer, AgentId) {
+    let db = TestDatabase::new().await;
+    TestWorker::start(&db, &[]).await.stop().await;
+    let agent = AgentId(db.agent("a").await);
+    let syncer = Syncer::new(db.pool(), "openai:gpt-4o".to_owned());
+    (db, syncer, agent)
+}
+
+async fn ask(syncer: &Syncer, agent: AgentId, claim: &Claim) -> Option<Answer> {
+    syncer
+        .sync_now(&[agent], Some(claim))
+        .await
+        .expect("synced")
+        .answer
+}
+
+async fn owner(db: &TestDatabase, id: AssistantId) -> String {
+    db.assistant(id.0).await.expect("an assistant")["metadata"]["owner"]
+        .as_str()
+        .expect("an owner")
+        .to_owned()
+}
+
+#[tokio::test]
+async fn the_first_who_asks_gets_the_canonical_one_and_the_next_a_copy() {
+    let (db, syncer, agent) = setting().await;
+    let copy = AssistantId(Uuid::new_v5(&agent.0, b"bob"));
+    for _ in 0..2 {
+        assert_eq!(
+            ask(&syncer, agent, &claim("alice")).await,
+            Some(Answer::Assistant(agent.canonical()))
+        );
+        assert_eq!(
+            ask(&syncer, agent, &claim("bob")).await,
+            Some(Answer::Assistant(copy))
+        );
+    }
+    assert_eq!(
+        (owner(&db, agent.canonical()).await, owner(&db, copy).await),
+        ("alice".into(), "bob".into())
+    );
+
+    // Both are kept in step, disabled and enabled together, under their ids and owners.
+    db.execute("update public.agents set name = 'b'").await;
+    syncer.sync_now(&[agent], None).await.expect("synced");
+    assert_eq!(
+        db.count("langgraph_server.assistants where name = 'b' and version = 2")
+            .await,
+        2
+    );
+    db.execute("update public.agents set status = 'disabled'")
+        .await;
+    syncer.sync_now(&[agent], None).await.expect("synced");
+    assert_eq!(db.count("langgraph_server.assistants").await, 0);
+    assert_eq!(ask(&syncer, agent, &claim("carol")).await, None);
+    db.execute("update public.agents set status = 'active'")
+        .await;
+    syncer.sync_now(&[agent], None).await.expect("synced");
+    assert_eq!(
+        (owner(&db, agent.canonical()).await, owner(&db, copy).await),
+        ("alice".into(), "bob".into())
+    );
+}
+
+#[tokio::test]
+async fn what_is_the_systems_is_everybodys() {
+    let (db, syncer, agent) = setting().await;
+    db.execute("insert into agent_sync.settings (scope) values ('all') on conflict (singleton) do update set scope = 'all'").await;
+    assert_eq!(
+        ask(&syncer, agent, &claim("alice")).await,
+        Some(Answer::Assistant(agent.canonical()))
+    );
+    assert_eq!(owner(&db, agent.canonical()).await, "system");
+    assert_eq!(db.count("langgraph_server.assistants").await, 1);
+}
+
+#[tokio::test]
+async fn the_agents_own_id_named_by_a_second_user() {
+    let (db, syncer, agent) = setting().await;
+    ask(&syncer, agent, &claim("alice")).await;
+    assert_eq!(
+        ask(&syncer, agent, &named("bob", agent.0, IfExists::Raise)).await,
+        Some(Answer::Taken)
+    );
+    assert_eq!(db.count("langgraph_server.assistants").await, 1);
+    let copy = agent.copy_for("bob");
+    assert_eq!(
+        ask(&syncer, agent, &named("bob", agent.0, IfExists::DoNothing)).await,
+        Some(Answer::Assistant(copy))
+    );
+    assert_eq!(owner(&db, copy).await, "bob");
+}
+
+#[tokio::test]
+async fn a_named_id_of_another_users_synced_assistant_is_taken() {
+    let (_db, syncer, agent) = setting().await;
+    let id = Uuid::new_v4();
+    assert_eq!(
+        ask(&syncer, agent, &named("alice", id, IfExists::Raise)).await,
+        Some(Answer::Assistant(AssistantId(id)))
+    );
+    for if_exists in [IfExists::Raise, IfExists::DoNothing] {
+        assert_eq!(
+            ask(&syncer, agent, &named("bob", id, if_exists)).await,
+            Some(Answer::Taken)
+        );
+    }
+    assert_eq!(
+        ask(&syncer, agent, &named("alice", id, IfExists::DoNothing)).await,
+        Some(Answer::Assistant(AssistantId(id)))
+    );
+}
+
+#[tokio::test]
+async fn squatted_ids_are_never_filled() {
+    let (db, syncer, agent) = setting().await;
+    let squat = |id: AssistantId| {
+        format!(
+            "insert into langgraph_server.assistants (id, metadata) values ('{id}', '{{\"owner\": \"mallory\", \"supabase_agent_id\": \"{agent}\"}}')"
+        )
+    };
+    db.execute(&squat(agent.canonical())).await;
+    let copy = agent.copy_for("alice");
+    assert_eq!(
+        ask(&syncer, agent, &claim("alice")).await,
+        Some(Answer::Assistant(copy))
+    );
+
+    db.execute(&squat(agent.copy_for("bob"))).await;
+    let Some(Answer::Assistant(random)) = ask(&syncer, agent, &claim("bob")).await else {
+        panic!("bob gets one")
+    };
+    assert!(random != agent.canonical() && random != agent.copy_for("bob"));
+    assert_eq!(
+        ask(&syncer, agent, &claim("bob")).await,
+        Some(Answer::Assistant(random)),
+        "kept in the ledger"
+    );
+    assert_eq!(
+        db.count(
+            "langgraph_server.assistants where metadata ->> 'owner' = 'mallory' and config is null"
+        )
+        .await,
+        2
+    );
+}
+
+#[tokio::test]
+async fn an_id_that_was_squatted_while_its_agent_was_off_is_not_filled_when_it_is_on_again() {
+    let (db, syncer, agent) = setting().await;
+    db.execute("insert into agent_sync.settings (scope) values ('all') on conflict (singleton) do update set scope = 'all'").await;
+    syncer.sync_now(&[agent], None).await.expect("synced");
+    db.execute("update public.agents set status = 'disabled'")
+        .await;
+    syncer.sync_now(&[agent], None).await.expect("synced");
+    db.execute(&format!(
+        "insert into langgraph_server.assistants (id, metadata) values ('{agent}', '{{\"owner\": \"mallory\"}}');
+         update public.agents set status = 'active'"
+    ))
+    .await;
+    syncer.sync_now(&[agent], None).await.expect("synced");
+    assert_eq!(owner(&db, agent.canonical()).await, "mallory");
+    assert_eq!(
+        db.count("agent_sync.ledger where state = 'conflict'").await,
+        1
+    );
+}
+
+#[tokio::test]
+async fn one_agents_named_id_cannot_be_another_agents_assistant() {
+    let (db, syncer, agent) = setting().await;
+    let other = AgentId(db.agent("other").await);
+    let shared = Uuid::new_v4();
+    ask(&syncer, agent, &named("alice", shared, IfExists::Raise)).await;
+    assert_eq!(
+        ask(&syncer, other, &named("alice", shared, IfExists::DoNothing)).await,
+        Some(Answer::Taken)
+    );
+    assert_eq!(
+        db.assistant(shared).await.expect("an assistant")["name"],
+        "a"
+    );
+}

@@ -1,0 +1,167 @@
+//! One cluster for the whole run, a database a test.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use agent_sync::database::{Database, DatabaseUrl};
+use agent_sync::demo::SCHEMA;
+use agent_sync::demo::postgres::Postgres;
+use serde_json::Value;
+use tokio::sync::OnceCell;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, NoTls, Row};
+use uuid::Uuid;
+
+/// The template has the Supabase-shaped schema. The cluster ends with the process: its keeper reads our pipe.
+static CLUSTER: OnceCell<Postgres> = OnceCell::const_new();
+static NUMBER: AtomicU32 = AtomicU32::new(0);
+
+async fn cluster() -> &'static Postgres {
+    CLUSTER
+        .get_or_init(|| async {
+            let postgres = Postgres::start(&["max_connections=400", "autovacuum=off"])
+                .await
+                .expect("a cluster");
+            postgres
+                .execute("postgres", "create database supabase")
+                .await
+                .expect("a template");
+            postgres
+                .execute("supabase", SCHEMA)
+                .await
+                .expect("the schema");
+            postgres
+        })
+        .await
+}
+
+/// A database with the schema of a Supabase project, and a superuser's connection to it.
+pub struct TestDatabase {
+    pub url: String,
+    pub client: Client,
+}
+
+impl TestDatabase {
+    pub async fn new() -> Self {
+        Self::from_template("supabase").await
+    }
+
+    /// With nothing in it.
+    pub async fn empty() -> Self {
+        Self::from_template("template0").await
+    }
+
+    async fn from_template(template: &str) -> Self {
+        let cluster = cluster().await;
+        let name = format!("test_{}", NUMBER.fetch_add(1, Ordering::Relaxed));
+        let statement = format!("create database {name} template {template}");
+        cluster
+            .execute("postgres", &statement)
+            .await
+            .expect("a database");
+        let url = cluster.url(&name);
+        let client = connect(&url).await;
+        Self { url, client }
+    }
+
+    pub fn url(&self) -> DatabaseUrl {
+        self.url.parse().expect("a url")
+    }
+
+    pub fn pool(&self) -> Database {
+        Database::new(&self.url())
+    }
+
+    /// One more connection, as the superuser.
+    pub async fn connect(&self) -> Client {
+        connect(&self.url).await
+    }
+
+    /// One more connection, as a user of the application: role `authenticated`, under row-level security.
+    pub async fn connect_as(&self, user: Uuid) -> Client {
+        let client = self.connect().await;
+        let claims = format!(r#"{{"sub": "{user}", "role": "authenticated"}}"#);
+        client
+            .batch_execute(&format!(
+                "set request.jwt.claims = '{claims}'; set role authenticated"
+            ))
+            .await
+            .expect("role");
+        client
+    }
+
+    pub async fn execute(&self, statements: &str) {
+        if let Err(e) = self.client.batch_execute(statements).await {
+            panic!(
+                "{statements}: {:?}",
+                e.as_db_error()
+                    .map_or_else(|| e.to_string(), |db| format!("{db:?}"))
+            );
+        }
+    }
+
+    pub async fn rows(&self, statement: &str, params: &[&(dyn ToSql + Sync)]) -> Vec<Row> {
+        self.client
+            .query(statement, params)
+            .await
+            .unwrap_or_else(|e| panic!("{statement}: {e:?}"))
+    }
+
+    pub async fn count(&self, of: &str) -> i64 {
+        self.rows(&format!("select count(*) from {of}"), &[]).await[0].get(0)
+    }
+
+    /// An organization with one member. Returns (organization, user).
+    pub async fn organization(&self) -> (Uuid, Uuid) {
+        let (organization, user) = (Uuid::new_v4(), Uuid::new_v4());
+        self.execute(&format!(
+            "insert into public.organizations (id, name) values ('{organization}', 'org');
+             insert into public.organization_members values ('{organization}', '{user}')"
+        ))
+        .await;
+        (organization, user)
+    }
+
+    /// An active agent.
+    pub async fn agent(&self, name: &str) -> Uuid {
+        let id = Uuid::new_v4();
+        self.execute(&format!(
+            "insert into public.agents (id, name, status, system_prompt) values ('{id}', '{name}', 'active', 'You are {name}.')"
+        ))
+        .await;
+        id
+    }
+
+    /// The assistant's row as JSON.
+    pub async fn assistant(&self, id: Uuid) -> Option<Value> {
+        let rows = self
+            .rows(
+                "select to_jsonb(a) from langgraph_server.assistants a where id = $1",
+                &[&id.to_string()],
+            )
+            .await;
+        rows.first().map(|row| row.get(0))
+    }
+
+    /// What the assistant is told at the start of a conversation.
+    pub async fn prompt(&self, id: Uuid) -> Option<String> {
+        let assistant = self.assistant(id).await?;
+        Some(
+            assistant["config"]["configurable"]["system_prompt"]
+                .as_str()?
+                .to_owned(),
+        )
+    }
+}
+
+async fn connect(url: &str) -> Client {
+    let (client, connection) = tokio_postgres::connect(url, NoTls)
+        .await
+        .expect("a connection");
+    tokio::spawn(connection);
+    client
+}
+
+/// A readable, fixed uuid.
+pub fn uuid(number: u128) -> Uuid {
+    Uuid::from_u128(0xa000_0000_0000_4000_8000_0000_0000_0000 + number)
+}

@@ -1,0 +1,52 @@
+//! Whether every assistant is what its agent maps to, by an independent mapping (`tests/fixtures/expected.sql`).
+
+use super::TestDatabase;
+
+const EXPECTED: &str = include_str!("../fixtures/expected.sql");
+
+impl TestDatabase {
+    /// The ids at which assistants and agents differ: stale, missing, or left over. For scope `all`.
+    pub async fn differences(&self) -> Vec<String> {
+        let statement = format!(
+            "select coalesce(e.id, a.id) || case
+               when a.id is null then ' is missing'
+               when e.id is null then ' should not be there'
+               else ' differs: ' || jsonb_build_array(to_jsonb(e), to_jsonb(a))::text end as difference
+             from ({EXPECTED}) as e
+             full join langgraph_server.assistants as a on a.id = e.id
+             where a.id is null or e.id is null
+               or (a.graph_id, a.name, a.description, a.config, a.metadata - 'synced_at')
+                 is distinct from (e.graph_id, e.name, e.description, e.config, e.metadata)
+               or not a.metadata ? 'synced_at'
+               or a.context <> '{{}}'"
+        );
+        let rows = self.rows(&statement, &[&"openai:gpt-4o"]).await;
+        rows.iter().map(|row| row.get("difference")).collect()
+    }
+
+    /// Waits until the outbox is empty and every assistant is what it should be.
+    pub async fn converged(&self) {
+        super::eventually("every assistant equals its agent", || async {
+            let pending = self.count("agent_sync.outbox").await;
+            let differences = self.differences().await;
+            match differences.first() {
+                None if pending == 0 => Ok(()),
+                first => Err(format!(
+                    "{pending} changes pending, {} differences, {first:?}",
+                    differences.len()
+                )),
+            }
+        })
+        .await;
+    }
+
+    /// The versions of all assistants, added up: moves whenever any of them is written.
+    pub async fn versions(&self) -> i64 {
+        self.rows(
+            "select coalesce(sum(version), 0)::int8 from langgraph_server.assistants",
+            &[],
+        )
+        .await[0]
+            .get(0)
+    }
+}

@@ -1,0 +1,11 @@
+//! What the tests share: a cluster, a database a test, a worker on it, and waiting for a condition.
+
+pub mod binary;
+pub mod database;
+pub mod eventually;
+pub mod expected;
+pub mod worker;
+
+pub use database::{TestDatabase, uuid};
+pub use eventually::eventually;
+pub use worker::TestWorker;
