@@ -26,7 +26,7 @@ impl Backoff {
     }
 
     /// The next pause.
-    pub fn next(&mut self) -> Duration {
+    pub fn pause(&mut self) -> Duration {
         self.0.next_backoff().unwrap_or(self.0.max_interval)
     }
 
@@ -43,5 +43,5 @@ const AGENT_CAP: Duration = Duration::from_secs(300);
 pub fn agent_delay(failures: i32) -> Duration {
     let doublings = failures.clamp(1, 16) - 1;
     let base = AGENT_FIRST.saturating_mul(1 << doublings).min(AGENT_CAP);
-    Backoff::new(base, AGENT_CAP).next()
+    Backoff::new(base, AGENT_CAP).pause()
 }

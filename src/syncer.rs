@@ -120,7 +120,7 @@ impl Syncer {
         let shape = self.source.shape(&self.database).await?;
         tx.query_typed(sql!("lock_agents"), &[(&agents, Type::UUID_ARRAY)])
             .await?;
-        let scope = read_scope(&**tx).await?;
+        let scope = stored_scope(&**tx).await?.unwrap_or_default();
 
         let mut batch = Batch::default();
         let mut chunks = vec![agents];
@@ -456,16 +456,19 @@ async fn is_in_scope(
         .is_some_and(|head| scope.contains(head.organization_id)))
 }
 
-/// The scope that all workers on this database share.
-pub async fn read_scope(client: &impl tokio_postgres::GenericClient) -> Result<Scope, Error> {
+/// The scope that all workers on this database share; `None` where no worker has stored one yet.
+pub async fn stored_scope(
+    client: &impl tokio_postgres::GenericClient,
+) -> Result<Option<Scope>, Error> {
     let rows = client
         .query_typed("select scope from agent_sync.settings", &[])
         .await?;
     let Some(row) = rows.first() else {
-        return Ok(Scope::None);
+        return Ok(None);
     };
     let text: &str = column(row, "scope")?;
     text.parse()
+        .map(Some)
         .map_err(|e| Error::Setup(format!("agent_sync.settings: {e}")))
 }
 

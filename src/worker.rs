@@ -165,7 +165,7 @@ async fn keep_synced(
         match set_up(config, syncer).await {
             Ok(left) => break left,
             Err(e) => {
-                let pause = backoff.next();
+                let pause = backoff.pause();
                 error!(error = %e, retry_in_ms = pause.as_millis(), "the database is not ready");
                 readiness.waiting_for(format!("the database is not ready: {e}"));
                 tokio::select! {
@@ -218,7 +218,7 @@ async fn set_up(config: &Config, syncer: &Syncer) -> Result<Vec<String>, Error> 
 /// All workers on one database share one scope: whoever starts last says which.
 async fn share_scope(database: &Database, scope: &Scope) -> Result<(), Error> {
     let client = database.client().await?;
-    let before = syncer::read_scope(&**client).await?;
+    let before = syncer::stored_scope(&**client).await?;
     let text = scope.to_string();
     client
         .execute_typed(
@@ -226,7 +226,7 @@ async fn share_scope(database: &Database, scope: &Scope) -> Result<(), Error> {
             &[(&text, tokio_postgres::types::Type::TEXT)],
         )
         .await?;
-    if before != *scope {
+    if let Some(before) = before.filter(|before| before != scope) {
         warn!(%before, now = %scope, "the scope has changed, for all workers on this database");
     }
     Ok(())
@@ -258,6 +258,7 @@ async fn startup(
             Ok(scope) => {
                 readiness.waiting_for("the startup pass is running");
                 match pass(syncer, scope, shutdown).await {
+                    Ok(_) if shutdown.is_cancelled() => return,
                     Ok(summary) => {
                         info!("Startup sync summary: {summary}");
                         true
@@ -275,7 +276,7 @@ async fn startup(
             return;
         }
         tokio::select! {
-            () = tokio::time::sleep(backoff.next()) => {}
+            () = tokio::time::sleep(backoff.pause()) => {}
             () = shutdown.cancelled() => return,
         }
         if !missing_triggers.is_empty() {
@@ -302,7 +303,7 @@ pub async fn pass(
     let shape = syncer.source.inspect(&syncer.database).await?;
     let mut summary = Summary::default();
     let mut last: Option<AgentId> = None;
-    let mut said = Instant::now();
+    let mut progress = Progress::since(Instant::now());
     while !shutdown.is_cancelled() {
         let client = syncer.database.client().await?;
         let agents = shape.candidates(&client, scope, last, BATCH).await?;
@@ -313,10 +314,43 @@ pub async fn pass(
         let batch = syncer.sync_now(&agents, None).await?;
         summary.add(Summary::of(&batch.outcomes));
         last = agents.last().copied();
-        if said.elapsed() > PROGRESS {
-            said = Instant::now();
+        if progress.is_due(Instant::now()) {
             info!("Startup sync so far: {summary}");
         }
     }
     Ok(summary)
+}
+
+/// Says when a long pass has been silent for long enough.
+struct Progress {
+    said: Instant,
+}
+
+impl Progress {
+    fn since(start: Instant) -> Self {
+        Self { said: start }
+    }
+
+    fn is_due(&mut self, now: Instant) -> bool {
+        let due = now.duration_since(self.said) >= PROGRESS;
+        if due {
+            self.said = now;
+        }
+        due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_is_told_every_five_seconds_and_not_before() {
+        let start = Instant::now();
+        let mut progress = Progress::since(start);
+        let told = (1..=11)
+            .filter(|second| progress.is_due(start + Duration::from_secs(*second)))
+            .collect::<Vec<u64>>();
+        assert_eq!(told, [5, 10]);
+    }
 }

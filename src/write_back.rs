@@ -58,7 +58,7 @@ impl WriteBack {
             }
             let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(30));
             loop {
-                tokio::time::sleep(backoff.next()).await;
+                tokio::time::sleep(backoff.pause()).await;
                 let waiting: Vec<AgentId> = self.lock().iter().copied().collect();
                 if waiting.is_empty() {
                     break;

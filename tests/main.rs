@@ -1,5 +1,8 @@
 //! The integration tests: one binary, one PostgreSQL cluster, a database a test.
 
+// A test that panics has failed, which is what it is for.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod support;
 
 mod burst;

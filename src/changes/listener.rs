@@ -31,7 +31,7 @@ pub async fn run(url: &DatabaseUrl, bell: &Notify) {
         if started.elapsed() > STEADY {
             backoff.reset();
         }
-        let pause = backoff.next();
+        let pause = backoff.pause();
         warn!(%error, retry_in_ms = pause.as_millis(), "the listening connection is lost, polling meanwhile");
         tokio::time::sleep(pause).await;
     }

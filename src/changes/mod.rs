@@ -36,7 +36,7 @@ pub async fn run(syncer: &Syncer, bell: &Notify, shutdown: &CancellationToken) {
                 pause
             }
             Err(e) => {
-                let pause = backoff.next();
+                let pause = backoff.pause();
                 if !failing {
                     error!(error = %e, "the change loop cannot work; it keeps trying, nothing is lost");
                 }

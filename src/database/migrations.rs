@@ -48,7 +48,7 @@ pub async fn migrate(database: &Database, patience: Duration) -> Result<Vec<Stri
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
     loop {
         let missing = missing_triggers(&client).await?;
-        let mut left = Vec::new();
+        let (mut left, mut installed) = (Vec::new(), 0);
         for trigger in missing {
             match install(&mut client, &trigger).await {
                 Ok(()) => {
@@ -58,7 +58,10 @@ pub async fn migrate(database: &Database, patience: Duration) -> Result<Vec<Stri
                 Err(e) => return Err(e),
             }
         }
-        let pause = backoff.next();
+        if installed > 0 {
+            info!(installed, "triggers installed");
+        }
+        let pause = backoff.pause();
         if left.is_empty() || tokio::time::Instant::now() + pause > deadline {
             return Ok(left);
         }

@@ -1,0 +1,27 @@
+# demo · test · lint · bench: each installs what it needs and is missing.
+
+.PHONY: demo test lint bench postgres
+
+demo: postgres
+	cargo run --quiet -- demo
+
+test: postgres
+	cargo test
+
+lint:
+	cargo fmt --check
+	cargo clippy --all-targets --locked -- --deny warnings
+	@if command -v cargo-deny >/dev/null; then cargo deny --offline check licenses bans sources; \
+	else echo "cargo-deny is not installed: licenses, bans and sources were not checked"; fi
+
+# How the startup pass compares with pure SQL. AGENTS=100000 for more.
+bench: postgres
+	cargo bench --bench passes -- $(or $(AGENTS),10000)
+
+# PostgreSQL's server, psql, and curl for the lines that the demo prints.
+postgres:
+	@if { ls /usr/lib/postgresql/*/bin/initdb || command -v initdb; } >/dev/null 2>&1 \
+	    && command -v psql >/dev/null && command -v curl >/dev/null; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get update --quiet && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends postgresql curl; \
+	else echo "PostgreSQL's server, psql and curl are needed. Debian, Ubuntu: sudo apt-get install postgresql curl"; exit 1; fi
