@@ -19,7 +19,7 @@ pub const AUTO_MIGRATE: &str = "AGENT_SYNC_AUTO_MIGRATE";
 pub const LOG: &str = "AGENT_SYNC_LOG";
 pub const LOG_FORMAT: &str = "AGENT_SYNC_LOG_FORMAT";
 
-/// Environment variables, by name.
+/// Environment variables, by name. What was not UTF-8 in a value has become U+FFFD.
 pub type Variables = BTreeMap<String, String>;
 
 #[derive(Debug, Clone)]
@@ -105,7 +105,13 @@ impl<'a> Reader<'a> {
         name: &str,
         parse: impl FnOnce(&str) -> Result<T, String>,
     ) -> Option<T> {
-        match parse(self.text(name)?) {
+        let text = self.text(name)?;
+        let parsed = if text.contains(char::REPLACEMENT_CHARACTER) {
+            Err("it is not valid UTF-8".to_owned())
+        } else {
+            parse(text)
+        };
+        match parsed {
             Ok(value) => Some(value),
             Err(problem) => {
                 self.problems.push(format!("{name}: {problem}"));

@@ -23,9 +23,13 @@ fn main() -> ExitCode {
         print!("{}", migrations::script());
         return ExitCode::SUCCESS;
     }
-    // What is not Unicode cannot be any of ours.
     let variables: Variables = std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .filter_map(|(name, value)| {
+            Some((
+                name.into_string().ok()?,
+                value.to_string_lossy().into_owned(),
+            ))
+        })
         .collect();
     let config = match Config::from_variables(&variables) {
         Ok(config) => config,

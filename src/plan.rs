@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
+use crate::assistant::Assistant;
 use crate::ids::{AgentId, AssistantId, SYSTEM};
 
 /// An entry of the ledger.
@@ -90,6 +91,8 @@ pub struct Wanted {
 pub enum Step {
     Create,
     Update,
+    /// It changes its owner: nothing that the one before had put into its metadata stays.
+    HandOver,
     /// An older runtime's: its id is taken over, its row replaced.
     Adopt,
     /// As it should be. `settle`: the ledger still says that it failed.
@@ -177,30 +180,32 @@ fn answer(agent: AgentId, claim: &Claim, wanted: &[Wanted], observed: &Observed)
     }
 }
 
-/// What must happen to one wanted assistant whose content should have this hash.
-pub fn step(agent: AgentId, assistant: AssistantId, hash: &[u8], observed: &Observed) -> Step {
-    let entry = observed.entries.get(&assistant);
-    let ours = entry
-        .filter(|entry| entry.agent_id == agent)
-        .and_then(|entry| entry.content_hash.as_deref());
-    match (observed.existing.get(&assistant), ours) {
-        (None, _) if entry.is_some_and(|entry| entry.agent_id != agent) => {
-            Step::Conflict { known: true }
-        }
-        (None, _) => Step::Create,
-        (Some(row), Some(written)) => {
-            let untouched =
-                entry.and_then(|entry| entry.row_hash.as_deref()) == Some(&row.row_hash);
-            if written == hash && untouched {
+/// What must happen to one wanted assistant, whose content has this hash.
+pub fn step(wanted: &Assistant<'_>, hash: &[u8], observed: &Observed) -> Step {
+    let (agent, id) = (wanted.agent_id, wanted.id);
+    let entry = observed.entries.get(&id);
+    if entry.is_some_and(|entry| entry.agent_id != agent) {
+        // Another agent's user named this id. The ledger has it under that agent.
+        return Step::Conflict { known: true };
+    }
+    let Some(row) = observed.existing.get(&id) else {
+        return Step::Create;
+    };
+    match entry {
+        Some(entry) if entry.content_hash.is_some() => {
+            let untouched = entry.row_hash.as_deref() == Some(&row.row_hash);
+            if entry.owner != wanted.owner {
+                Step::HandOver
+            } else if entry.content_hash.as_deref() == Some(hash) && untouched {
                 Step::Keep {
-                    settle: entry.is_some_and(|entry| entry.state != State::Synced),
+                    settle: entry.state != State::Synced,
                 }
             } else {
                 Step::Update
             }
         }
-        (Some(_), None) if observed.can_have(agent, assistant) => Step::Adopt,
-        (Some(_), None) => Step::Conflict {
+        _ if observed.can_have(agent, id) => Step::Adopt,
+        _ => Step::Conflict {
             known: entry.is_some_and(|entry| entry.state == State::Conflict),
         },
     }

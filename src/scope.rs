@@ -44,11 +44,17 @@ impl FromStr for Scope {
             .map(str::trim)
             .filter(|entry| !entry.is_empty())
             .collect();
-        match entries.as_slice() {
-            [] => return Ok(Self::None),
-            [only] if only.eq_ignore_ascii_case("none") => return Ok(Self::None),
-            [only] if only.eq_ignore_ascii_case("all") => return Ok(Self::All),
-            _ => {}
+        if entries
+            .iter()
+            .all(|entry| entry.eq_ignore_ascii_case("none"))
+        {
+            return Ok(Self::None);
+        }
+        if entries
+            .iter()
+            .all(|entry| entry.eq_ignore_ascii_case("all"))
+        {
+            return Ok(Self::All);
         }
         entries
             .into_iter()

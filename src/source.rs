@@ -12,7 +12,7 @@ use tracing::{info, warn};
 use uuid::Uuid;
 
 use crate::agent::Row;
-use crate::database::{Database, Error, column};
+use crate::database::{Error, column};
 use crate::ids::AgentId;
 use crate::scope::Scope;
 use crate::sql;
@@ -62,8 +62,7 @@ pub struct Shape {
 
 impl Source {
     /// Looks at the tables. An error if there is no `public.agents` with an `id`.
-    pub async fn inspect(&self, database: &Database) -> Result<Arc<Shape>, Error> {
-        let client = database.client().await?;
+    pub async fn inspect(&self, client: &tokio_postgres::Client) -> Result<Arc<Shape>, Error> {
         let mut columns: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         for row in client.query_typed(sql!("source_columns"), &[]).await? {
             columns
@@ -98,8 +97,9 @@ impl Source {
             .take();
     }
 
-    /// What the tables look like; looks when that is not known.
-    pub async fn shape(&self, database: &Database) -> Result<Arc<Shape>, Error> {
+    /// What the tables look like; looks when that is not known. On the caller's connection: one that asked the pool for
+    /// a second one while it has a first could wait for itself.
+    pub async fn shape(&self, client: &tokio_postgres::Client) -> Result<Arc<Shape>, Error> {
         let known = self
             .shape
             .lock()
@@ -107,7 +107,7 @@ impl Source {
             .clone();
         match known {
             Some(shape) => Ok(shape),
-            None => self.inspect(database).await,
+            None => self.inspect(client).await,
         }
     }
 }

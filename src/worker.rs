@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -19,7 +18,7 @@ use tracing::{error, info, warn};
 
 use crate::changes::{self, listener};
 use crate::config::{self, Config};
-use crate::database::{Database, DatabaseUrl, Error, migrations};
+use crate::database::{Database, DatabaseUrl, Error, begin, migrations};
 use crate::http;
 use crate::ids::AgentId;
 use crate::readiness::Readiness;
@@ -176,17 +175,16 @@ async fn keep_synced(
         }
     };
 
-    let bell = Notify::new();
     let work = async {
         tokio::join!(
             startup(config, syncer, readiness, left, shutdown),
-            changes::run(syncer, &bell, shutdown),
+            changes::run(syncer, shutdown),
         )
     };
     // The work ends by itself, after the batch in hand; the other two may be dropped at any point.
     tokio::select! {
         _ = work => {}
-        () = listener::run(url, &bell) => {}
+        () = listener::run(url, &syncer.bell) => {}
         () = syncer.write_back.retry() => {}
     }
 }
@@ -208,17 +206,17 @@ async fn set_up(config: &Config, syncer: &Syncer) -> Result<Vec<String>, Error> 
         }
         Vec::new()
     };
-    syncer.source.inspect(database).await?;
+    let client = database.client().await?;
+    syncer.source.inspect(&client).await?;
     if let Ok(scope) = &config.scope {
-        share_scope(database, scope).await?;
+        share_scope(&client, scope).await?;
     }
     Ok(left)
 }
 
 /// All workers on one database share one scope: whoever starts last says which.
-async fn share_scope(database: &Database, scope: &Scope) -> Result<(), Error> {
-    let client = database.client().await?;
-    let before = syncer::stored_scope(&**client).await?;
+async fn share_scope(client: &tokio_postgres::Client, scope: &Scope) -> Result<(), Error> {
+    let before = syncer::stored_scope(client).await?;
     let text = scope.to_string();
     client
         .execute_typed(
@@ -300,14 +298,18 @@ pub async fn pass(
     scope: &Scope,
     shutdown: &CancellationToken,
 ) -> Result<Summary, Error> {
-    let shape = syncer.source.inspect(&syncer.database).await?;
     let mut summary = Summary::default();
     let mut last: Option<AgentId> = None;
     let mut progress = Progress::since(Instant::now());
     while !shutdown.is_cancelled() {
-        let client = syncer.database.client().await?;
-        let agents = shape.candidates(&client, scope, last, BATCH).await?;
-        drop(client);
+        let agents = {
+            let mut client = syncer.database.client().await?;
+            let tx = begin(&mut client).await?;
+            let shape = syncer.source.shape(tx.client()).await?;
+            let agents = shape.candidates(tx.client(), scope, last, BATCH).await?;
+            tx.commit().await?;
+            agents
+        };
         if agents.is_empty() {
             break;
         }

@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio_postgres::types::Type;
-use tracing::{info, warn};
+use tracing::{debug, warn};
 
-use crate::database::{Client, Database, Error, Fault, begin, column};
+use crate::database::{Client, Database, Error, Fault, begin_plain, column};
 use crate::ids::AgentId;
 use crate::retry::Backoff;
 use crate::sql;
@@ -40,12 +40,15 @@ impl WriteBack {
         if agents.is_empty() {
             return;
         }
-        let left = attempt(client, agents).await.unwrap_or_else(|e| {
-            warn!(error = %e, agents = agents.len(), "write-back failed, it is tried again");
-            agents.to_vec()
-        });
-        if !left.is_empty() {
-            self.lock().extend(left);
+        // First, so that nothing is forgotten should the caller go away in between.
+        self.lock().extend(agents);
+        match attempt(client, agents).await {
+            Ok(left) => self.done(agents, &left),
+            Err(e) => {
+                warn!(error = %e, agents = agents.len(), "the write-back failed, it is tried again")
+            }
+        }
+        if !self.lock().is_empty() {
             self.more.notify_one();
         }
     }
@@ -53,9 +56,7 @@ impl WriteBack {
     /// Tries what is waiting again and again. Runs until it is dropped, which it may be at any point.
     pub async fn retry(&self) {
         loop {
-            if self.lock().is_empty() {
-                self.more.notified().await;
-            }
+            self.more.notified().await;
             let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(30));
             loop {
                 tokio::time::sleep(backoff.pause()).await;
@@ -65,7 +66,7 @@ impl WriteBack {
                 }
                 for agents in waiting.chunks(BATCH) {
                     if let Err(e) = self.retry_batch(agents).await {
-                        warn!(error = %e, waiting = waiting.len(), "write-back failed, it is tried again");
+                        debug!(error = %e, waiting = waiting.len(), "the write-back failed again");
                     }
                 }
             }
@@ -74,32 +75,27 @@ impl WriteBack {
 
     async fn retry_batch(&self, agents: &[AgentId]) -> Result<(), Error> {
         let mut client = self.database.client().await?;
-        let left = match attempt(&mut client, agents).await {
+        match attempt(&mut client, agents).await {
+            Ok(left) => self.done(agents, &left),
+            Err(e) if e.fault() == Fault::Passing => return Err(e),
             // One row that the application's own triggers refuse must not keep the others from being written.
-            Err(e) if e.fault() == Fault::Data && agents.len() > 1 => {
-                let mut left = Vec::new();
+            Err(_) => {
                 for agent in agents {
-                    if attempt(&mut client, &[*agent])
-                        .await
-                        .map_or(true, |l| !l.is_empty())
-                    {
-                        left.push(*agent);
+                    match attempt(&mut client, &[*agent]).await {
+                        Ok(left) => self.done(&[*agent], &left),
+                        Err(e) => debug!(%agent, error = %e, "the write-back failed again"),
                     }
                 }
-                left
             }
-            attempted => attempted?,
-        };
-        let mut waiting = self.lock();
-        let done = agents
-            .iter()
-            .filter(|agent| !left.contains(agent))
-            .filter(|agent| waiting.remove(agent))
-            .count();
-        if done > 0 {
-            info!(agents = done, "write-back caught up");
         }
         Ok(())
+    }
+
+    fn done(&self, agents: &[AgentId], left: &[AgentId]) {
+        let mut waiting = self.lock();
+        for agent in agents.iter().filter(|agent| !left.contains(agent)) {
+            waiting.remove(agent);
+        }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeSet<AgentId>> {
@@ -109,9 +105,7 @@ impl WriteBack {
 
 /// Returns the agents that an editor holds.
 async fn attempt(client: &mut Client, agents: &[AgentId]) -> Result<Vec<AgentId>, Error> {
-    let tx = begin(client).await?;
-    tx.batch_execute("set local lock_timeout = '200ms'; set local statement_timeout = '5s'")
-        .await?;
+    let tx = begin_plain(client).await?;
     let rows = tx
         .query_typed(sql!("write_back"), &[(&agents, Type::UUID_ARRAY)])
         .await?;

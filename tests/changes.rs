@@ -373,3 +373,148 @@ async fn a_stopped_worker_leaves_its_changes_to_the_next() {
         .await
         .expect("an idle worker stops at once");
 }
+
+/// An agent that the target refuses, with whatever code its trigger or constraint gives.
+#[tokio::test]
+async fn a_refused_agent_is_tried_again_and_again_and_holds_nobody_up() {
+    for code in ["P0001", "PT409", "42501", "23514"] {
+        let db = TestDatabase::new().await;
+        let id = db.agent("refused").await;
+        let worker = TestWorker::start(&db, ALL).await;
+        db.execute(&format!(
+            "create function refuse() returns trigger language plpgsql as $$
+             begin raise exception 'no' using errcode = '{code}'; end $$;
+             create trigger refuse before update on langgraph_server.assistants
+             for each row when (new.id = '{id}') execute function refuse()"
+        ))
+        .await;
+        let other = db.agent("other").await;
+        db.execute("update public.agents set system_prompt = 'edited'")
+            .await;
+        eventually(
+            "the other one is synced, and the refused one has been tried twice",
+            || async {
+                let attempts = db
+                    .rows(
+                        "select attempts, state from agent_sync.ledger where agent_id = $1",
+                        &[&id],
+                    )
+                    .await;
+                let attempts: i32 = attempts[0].get("attempts");
+                let prompt = db.prompt(other).await;
+                if attempts >= 2 && prompt.as_deref() == Some("edited") {
+                    Ok(())
+                } else {
+                    Err(format!("{attempts} {prompt:?}"))
+                }
+            },
+        )
+        .await;
+        let retries = format!("agent_sync.outbox where key = '{id}'");
+        assert_eq!(
+            db.count(&retries).await,
+            1,
+            "one retry is pending, however often it failed"
+        );
+        db.execute("drop trigger refuse on langgraph_server.assistants")
+            .await;
+        db.converged().await;
+        assert_eq!(
+            db.count(
+                "agent_sync.ledger where state <> 'synced' or attempts > 0 or error is not null"
+            )
+            .await,
+            0
+        );
+        worker.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_target_that_refuses_everything_is_everybodys_trouble() {
+    let db = TestDatabase::new().await;
+    let worker = TestWorker::start(&db, ALL).await;
+    db.execute(
+        "create function refuse() returns trigger language plpgsql as $$
+         begin raise insufficient_privilege; end $$;
+         create trigger refuse before insert on langgraph_server.assistants for each row execute function refuse()",
+    )
+    .await;
+    db.execute("insert into public.agents (name, status) select n::text, 'active' from generate_series(1, 20) n").await;
+    let other = db.connect().await;
+    other
+        .batch_execute("select pg_sleep(0)")
+        .await
+        .expect("alive");
+    db.execute(
+        "drop trigger refuse on langgraph_server.assistants; select pg_notify('agent_sync', '')",
+    )
+    .await;
+    db.converged().await;
+    assert_eq!(db.count("agent_sync.ledger where attempts > 0").await, 0);
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn the_write_back_respects_the_applications_own_triggers() {
+    let db = TestDatabase::new().await;
+    let refused = db.agent("refused").await;
+    db.execute(&format!(
+        "create table public.audit_log (agent_id uuid, path text);
+         create function public.audit() returns trigger language plpgsql as $$
+         begin
+           insert into audit_log values (new.id, current_setting('search_path') || current_setting('row_security'));
+           if new.id = '{refused}' then raise exception 'no' using errcode = 'PT403'; end if;
+           return new;
+         end $$;
+         create trigger audit after update on public.agents for each row execute function public.audit()"
+    ))
+    .await;
+    for n in 0..5 {
+        db.agent(&format!("agent {n}")).await;
+    }
+    let worker = TestWorker::start(&db, ALL).await;
+    eventually("all but the refused one are written back", || async {
+        match db
+            .count("public.agents where langgraph_assistant_id = id::text")
+            .await
+        {
+            5 => Ok(()),
+            n => Err(format!("{n} of 5")),
+        }
+    })
+    .await;
+    assert_eq!(
+        db.count(r#"public.audit_log where path = '"$user", publicon'"#)
+            .await,
+        5
+    );
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_trigger_that_was_away_costs_no_change_whatever_the_scope() {
+    let db = TestDatabase::new().await;
+    let agent = db.agent("a").await;
+    let worker = TestWorker::start(&db, &[(ROBYN_DEV, "true")]).await;
+    worker
+        .create(json!({"graph_id": "agent", "metadata": {"supabase_agent_id": agent}}))
+        .await;
+    worker.stop().await;
+    db.execute(
+        "alter table public.agents disable trigger agent_sync_update;
+         update public.agents set system_prompt = 'edited unseen'",
+    )
+    .await;
+    let worker = TestWorker::start(&db, &[]).await;
+    eventually("the edit is found", || async {
+        let prompt = db.prompt(agent).await;
+        if prompt.as_deref() == Some("edited unseen") {
+            Ok(())
+        } else {
+            Err(format!("{prompt:?}"))
+        }
+    })
+    .await;
+    worker.stop().await;
+}

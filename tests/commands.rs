@@ -70,8 +70,8 @@ fn database_urls_as_people_paste_them() {
             "/no/such.pem cannot be read",
         ),
         (
-            "postgresql://u:canary-secret@host/db?nonsense=1",
-            "nonsense",
+            "postgresql://u:pw@host/db?sslmode=disable&canary-secret=1",
+            "an option that is not known",
         ),
     ] {
         let errors = url(bad).expect_err(bad).to_string();
@@ -279,6 +279,43 @@ async fn the_demo_runs_prints_what_to_try_and_leaves_nothing_behind() {
             "the server is gone"
         );
     }
+    std::fs::remove_dir(&temporary).expect("empty");
+}
+
+#[tokio::test]
+async fn a_demo_that_is_killed_while_it_starts_leaves_nothing_behind_either() {
+    let temporary =
+        std::env::temp_dir().join(format!("agent-sync-killed-demo-{}", std::process::id()));
+    std::fs::create_dir(&temporary).expect("a directory");
+    std::fs::set_permissions(
+        &temporary,
+        std::os::unix::fs::PermissionsExt::from_mode(0o777),
+    )
+    .expect("open to all");
+    let mut running = Running::start(&["demo"], &[("TMPDIR", temporary.to_str().expect("text"))]);
+    running.line("starting a throw-away PostgreSQL").await;
+    crate::support::eventually("initdb is at work", || async {
+        let begun = files(&temporary)
+            .iter()
+            .any(|cluster| cluster.join("log").exists());
+        if begun {
+            Ok(())
+        } else {
+            Err("not yet".to_owned())
+        }
+    })
+    .await;
+    running.signal("-KILL");
+    running.ended().await;
+    crate::support::eventually("nothing is left", || async {
+        let left = files(&temporary);
+        if left.is_empty() {
+            Ok(())
+        } else {
+            Err(format!("{left:?}"))
+        }
+    })
+    .await;
     std::fs::remove_dir(&temporary).expect("empty");
 }
 

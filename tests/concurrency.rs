@@ -204,7 +204,8 @@ async fn the_write_back_waits_for_no_editor_and_no_editor_for_it() {
         .expect("an open edit");
     // Something else makes the worker sync both.
     db.execute(
-        "insert into agent_sync.outbox (source, key) select 'agents', id::text from public.agents",
+        "insert into agent_sync.outbox (source, key) select 'agents', id::text from public.agents;
+         select pg_notify('agent_sync', '')",
     )
     .await;
     eventually(
@@ -342,4 +343,165 @@ async fn workers_share_the_scope_of_the_last_one_started() {
     tokio::time::timeout(Duration::from_secs(20), first.stop())
         .await
         .expect("stopped");
+}
+
+/// Somebody else has one assistant's row in an open transaction: that one agent waits, everybody else goes on, and
+/// nobody waits behind us.
+#[tokio::test]
+async fn an_assistant_that_another_session_holds_keeps_only_its_own_agent_waiting() {
+    let db = TestDatabase::new().await;
+    let (edited, removed, other) = (
+        db.agent("edited").await,
+        db.agent("removed").await,
+        db.agent("other").await,
+    );
+    let worker = TestWorker::start(&db, ALL).await;
+    let holder = db.connect().await;
+    holder
+        .batch_execute(&format!(
+            "begin; update langgraph_server.assistants set version = version where id in ('{edited}', '{removed}')"
+        ))
+        .await
+        .expect("held");
+    db.execute(&format!(
+        "update public.agents set system_prompt = 'edited';
+         update public.agents set status = 'disabled' where id = '{removed}'"
+    ))
+    .await;
+    eventually("the other agent is synced", || async {
+        let prompt = db.prompt(other).await;
+        if prompt.as_deref() == Some("edited") {
+            Ok(())
+        } else {
+            Err(format!("{prompt:?}"))
+        }
+    })
+    .await;
+    let failed = db.count("agent_sync.ledger where state = 'failed'").await;
+    assert_eq!(failed, 0, "waiting is not a failure of the agent's");
+    // An editor who comes behind DDL that comes behind us.
+    db.execute("set lock_timeout = '5s'; alter table public.agents add column nickname text; update public.agents set nickname = 'n'").await;
+    holder.batch_execute("commit").await.expect("released");
+    db.converged().await;
+    worker.stop().await;
+}
+
+/// Somebody makes an assistant under the very id, in a transaction that is still open when we want to insert it.
+#[tokio::test]
+async fn an_id_that_is_being_taken_keeps_only_its_own_agent_waiting() {
+    let db = TestDatabase::new().await;
+    let worker = TestWorker::start(&db, ALL).await;
+    let (taken, other) = (Uuid::new_v4(), Uuid::new_v4());
+    let squatter = db.connect().await;
+    squatter
+        .batch_execute(&format!(
+            "begin; insert into langgraph_server.assistants (id) values ('{taken}')"
+        ))
+        .await
+        .expect("being made");
+    db.execute(&format!(
+        "insert into public.agents (id, name, status) values ('{taken}', 'a', 'active'), ('{other}', 'b', 'active')"
+    ))
+    .await;
+    eventually("the other agent has its assistant", || async {
+        db.assistant(other)
+            .await
+            .map(drop)
+            .ok_or_else(|| "none yet".to_owned())
+    })
+    .await;
+    squatter
+        .batch_execute("rollback")
+        .await
+        .expect("thought better of it");
+    db.converged().await;
+    worker.stop().await;
+}
+
+/// Agents are edited without a pause; a tool's change must not wait for the end of that.
+#[tokio::test]
+async fn edits_of_agents_do_not_keep_a_tools_change_waiting() {
+    let db = TestDatabase::new().await;
+    let (agent, tool) = (db.agent("a").await, Uuid::new_v4());
+    db.execute(&format!(
+        "insert into public.mcp_tools (id, tool_name, endpoint_url) values ('{tool}', 't', 'https://old.example');
+         insert into public.agent_mcp_tools values ('{agent}', '{tool}')"
+    ))
+    .await;
+    TestWorker::start(&db, ALL).await.stop().await;
+    db.execute(
+        "insert into public.agents (name, status) select n::text, 'active' from generate_series(1, 1200) n;
+         update public.mcp_tools set endpoint_url = 'https://new.example'",
+    )
+    .await;
+    // One batch of the many that are there, no more.
+    let syncer = syncer(&db);
+    let stop = CancellationToken::new();
+    stop.cancel();
+    changes::drain(&syncer, &mut Bursts::default(), &stop)
+        .await
+        .expect("drained");
+    assert_eq!(
+        db.count("agent_sync.outbox where source = 'mcp_tools'")
+            .await,
+        0
+    );
+    assert_eq!(
+        db.count(&format!("agent_sync.outbox where key = '{agent}'"))
+            .await,
+        1,
+        "spread to its agent"
+    );
+    assert!(
+        db.count("agent_sync.outbox").await > 600,
+        "the rest is still there"
+    );
+}
+
+/// More requests than connections, at the moment when nothing is known yet: none may hold one and wait for another.
+#[tokio::test]
+async fn the_pool_is_never_waited_for_by_those_who_hold_it() {
+    let db = TestDatabase::new().await;
+    let mut agents = Vec::new();
+    for n in 0..40 {
+        agents.push(agent_sync::ids::AgentId(
+            db.agent(&format!("agent {n}")).await,
+        ));
+    }
+    TestWorker::start(&db, &[]).await.stop().await;
+    let syncer = syncer(&db);
+    let claim = agent_sync::plan::Claim {
+        owner: "alice".to_owned(),
+        assistant_id: None,
+        if_exists: agent_sync::plan::IfExists::Raise,
+        metadata: serde_json::Map::new(),
+    };
+    let asked = agents
+        .iter()
+        .map(|agent| syncer.sync_now(std::slice::from_ref(agent), Some(&claim)));
+    for answer in futures::future::join_all(asked).await {
+        assert!(answer.expect("synced").answer.is_some());
+    }
+}
+
+/// What another session has claimed is not spun on.
+#[tokio::test]
+async fn changes_in_another_sessions_hands_are_left_alone_for_a_while() {
+    let db = TestDatabase::new().await;
+    TestWorker::start(&db, ALL).await.stop().await;
+    db.agent("a").await;
+    let other = db.connect().await;
+    other
+        .batch_execute("begin; select * from agent_sync.outbox for update")
+        .await
+        .expect("claimed");
+    let pause = changes::drain(
+        &syncer(&db),
+        &mut Bursts::default(),
+        &CancellationToken::new(),
+    )
+    .await
+    .expect("drained");
+    assert_eq!(pause, Duration::from_secs(1));
+    other.batch_execute("rollback").await.expect("released");
 }

@@ -201,3 +201,43 @@ async fn a_schema_of_a_newer_version_is_refused() {
         "{error}"
     );
 }
+
+#[tokio::test]
+async fn the_printed_script_waits_for_no_editor_and_says_what_it_left_out() {
+    let db = TestDatabase::new().await;
+    let (editor, other) = (db.connect().await, db.connect().await);
+    editor
+        .batch_execute("begin; insert into public.mcp_tools (tool_name) values ('t')")
+        .await
+        .expect("an open edit");
+    let script = migrations::script();
+    let migrating = db.client.batch_execute(&script);
+    other
+        .batch_execute(
+            "set lock_timeout = '5s'; insert into public.mcp_tools (tool_name) values ('t')",
+        )
+        .await
+        .expect("not held up");
+    migrating.await.expect("migrated");
+    editor
+        .batch_execute("update public.agents set name = 'no deadlock'; commit")
+        .await
+        .expect("committed");
+    assert_eq!(
+        migrations::missing(&db.pool())
+            .await
+            .expect("checked")
+            .len(),
+        4,
+        "the four of mcp_tools"
+    );
+    db.execute(&script).await;
+    assert_eq!(
+        migrations::missing(&db.pool()).await.expect("checked"),
+        Vec::<String>::new()
+    );
+    assert_eq!(
+        db.rows("show lock_timeout", &[]).await[0].get::<_, String>(0),
+        "0"
+    );
+}

@@ -209,3 +209,69 @@ async fn one_agents_named_id_cannot_be_another_agents_assistant() {
         "a"
     );
 }
+
+#[tokio::test]
+async fn another_agents_id_is_nobodys_to_name() {
+    let (db, syncer, agent) = setting().await;
+    let other = AgentId(db.agent("other").await);
+    for if_exists in [IfExists::Raise, IfExists::DoNothing] {
+        assert_eq!(
+            ask(&syncer, agent, &named("alice", other.0, if_exists)).await,
+            Some(Answer::Taken)
+        );
+    }
+    assert_eq!(db.count("langgraph_server.assistants").await, 0);
+    assert_eq!(db.count("agent_sync.ledger").await, 0);
+}
+
+#[tokio::test]
+async fn what_a_user_put_on_an_assistant_is_gone_when_it_becomes_the_systems() {
+    let (db, syncer, agent) = setting().await;
+    let mut claim = claim("alice");
+    claim.metadata.insert("note".to_owned(), "private".into());
+    ask(&syncer, agent, &claim).await;
+    assert_eq!(
+        db.count("langgraph_server.assistants where metadata ->> 'note' = 'private'")
+            .await,
+        1
+    );
+    db.execute("insert into agent_sync.settings (scope) values ('all') on conflict (singleton) do update set scope = 'all'").await;
+    syncer.sync_now(&[agent], None).await.expect("synced");
+    assert_eq!(owner(&db, agent.canonical()).await, "system");
+    assert_eq!(
+        db.count("langgraph_server.assistants where metadata ? 'note'")
+            .await,
+        0
+    );
+}
+
+/// Somebody makes an assistant under the id that a request names, between our look and our insert.
+#[tokio::test]
+async fn losing_the_race_for_an_id_registers_nothing() {
+    let (db, syncer, agent) = setting().await;
+    let id = Uuid::new_v4();
+    let squatter = db.connect().await;
+    squatter
+        .batch_execute(&format!(
+            "begin; insert into langgraph_server.assistants (id) values ('{id}')"
+        ))
+        .await
+        .expect("being made");
+    let claim = named("alice", id, IfExists::Raise);
+    let outcomes = syncer
+        .sync_now(&[agent], Some(&claim))
+        .await
+        .expect("looked")
+        .outcomes;
+    assert_eq!(outcomes, [(agent, agent_sync::syncer::Outcome::Busy)]);
+    assert_eq!(db.count("agent_sync.ledger").await, 0);
+    squatter.batch_execute("commit").await.expect("made");
+    assert_eq!(ask(&syncer, agent, &claim).await, Some(Answer::Taken));
+    syncer.sync_now(&[agent], None).await.expect("synced");
+    assert_eq!(db.count("langgraph_server.assistants").await, 1);
+    assert_eq!(
+        db.count("agent_sync.ledger").await,
+        0,
+        "an agent out of scope stays out of it"
+    );
+}

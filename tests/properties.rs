@@ -195,6 +195,33 @@ proptest! {
 }
 
 #[test]
+fn scopes_in_all_their_spellings() {
+    for (text, scope) in [
+        ("", Scope::None),
+        (" , ", Scope::None),
+        ("None", Scope::None),
+        ("none,NONE", Scope::None),
+        (" ALL ", Scope::All),
+        ("all, all,", Scope::All),
+    ] {
+        assert_eq!(text.parse::<Scope>(), Ok(scope), "{text:?}");
+    }
+    let id = Uuid::nil();
+    for (text, entry) in [
+        (format!("all,org:{id}"), "all"),
+        (format!("org:{id},none"), "none"),
+        ("org:".to_owned(), "org:"),
+        (
+            format!("organization:{id}"),
+            "organization:00000000-0000-0000-0000-000000000000",
+        ),
+        ("none,all".to_owned(), "none"),
+    ] {
+        assert_eq!(text.parse::<Scope>().unwrap_err().entry, entry, "{text}");
+    }
+}
+
+#[test]
 fn objects_are_sorted_by_key() {
     // A crate that switched serde_json's `preserve_order` on would quietly make every hash depend on spelling.
     let map: Map<String, Value> = [("b".to_owned(), json!(1)), ("a".to_owned(), json!(2))]

@@ -525,6 +525,50 @@ async fn a_database_that_is_away_at_start_is_waited_for() {
     worker.stop().await;
 }
 
+#[tokio::test]
+async fn a_pass_takes_a_few_statements_per_thousand_agents() {
+    let db = TestDatabase::new().await;
+    TestWorker::start(&db, &[]).await.stop().await;
+    db.execute(
+        "create extension pg_stat_statements;
+         insert into public.agents (name, status) select n::text, 'active' from generate_series(1, 3000) as n;
+         truncate agent_sync.outbox",
+    )
+    .await;
+    let statements = || async {
+        let sum = "select coalesce(sum(calls), 0)::int8 from pg_stat_statements
+                   where dbid = (select oid from pg_database where datname = current_database())";
+        db.rows(sum, &[]).await[0].get::<_, i64>(0)
+    };
+    for pass in ["cold", "warm"] {
+        let before = statements().await;
+        TestWorker::start(&db, ALL).await.stop().await;
+        let sent = statements().await - before;
+        assert!(
+            sent < 300,
+            "a {pass} pass over 3,000 agents sent {sent} statements"
+        );
+    }
+    assert_eq!(db.count("langgraph_server.assistants").await, 3000);
+}
+
+#[tokio::test]
+async fn the_default_model_is_for_agents_without_one() {
+    let db = TestDatabase::new().await;
+    let id = db.agent("a").await;
+    let worker = TestWorker::start(
+        &db,
+        &[(SCOPE, "all"), ("AGENT_SYNC_DEFAULT_MODEL", "local:llama")],
+    )
+    .await;
+    let assistant = db.assistant(id).await.expect("an assistant");
+    assert_eq!(
+        assistant["config"]["configurable"]["model_name"],
+        "local:llama"
+    );
+    worker.stop().await;
+}
+
 async fn one(db: &TestDatabase, statement: &str) -> String {
     db.rows(statement, &[]).await[0].get(0)
 }

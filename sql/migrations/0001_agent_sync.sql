@@ -33,6 +33,11 @@ alter table agent_sync.outbox set (
   autovacuum_vacuum_insert_scale_factor = 0,
   autovacuum_vacuum_insert_threshold = 10000
 );
+-- The few rows that do not name an agent are found without reading past the many that do.
+create index if not exists outbox_shared_idx on agent_sync.outbox (id)
+where source not in ('agents', 'agent_mcp_tools') or key is null;
+-- Retries, by agent.
+create index if not exists outbox_retries_idx on agent_sync.outbox (key) where due_at > '-infinity';
 
 -- Which assistants are ours. Only the workers write it; nothing in an assistant's own metadata decides anything.
 create table if not exists agent_sync.ledger (
@@ -139,7 +144,8 @@ end;
 $$;
 
 -- Only what the mapping reads counts: the write-back, updated_at and an application's own columns record nothing.
--- Columns are named as text, so that one which is missing (schemas drift) is simply null on both sides.
+-- Columns are named as text, so that one which is missing (schemas drift) is simply null on both sides. (offset 0: each
+-- row becomes json once, not once a column.)
 create or replace function agent_sync.record_update() returns trigger
 language plpgsql security definer
 set search_path = ''
@@ -160,11 +166,11 @@ declare
 begin
   begin
     with before as (
-      select r.doc ->> key_column as key, (select array_agg(r.doc -> m) from unnest(mapped) as m) as content
-      from (select to_jsonb(o) as doc from old_rows as o) as r
+      select r.doc ->> key_column as key, (select array_agg((r.doc -> m)::text) from unnest(mapped) as m) as content
+      from (select to_jsonb(o) as doc from old_rows as o offset 0) as r
     ), after as (
-      select r.doc ->> key_column as key, (select array_agg(r.doc -> m) from unnest(mapped) as m) as content
-      from (select to_jsonb(n) as doc from new_rows as n) as r
+      select r.doc ->> key_column as key, (select array_agg((r.doc -> m)::text) from unnest(mapped) as m) as content
+      from (select to_jsonb(n) as doc from new_rows as n offset 0) as r
     ), changed as (
       (select * from before except select * from after) union all (select * from after except select * from before)
     )
@@ -190,6 +196,8 @@ $$;
 -- The triggers that should stand on the source tables and do not (absent, disabled, not `always`, calling something
 -- else), each with the statement that puts it right. A source table that does not exist is none of our business.
 -- `always`: session_replication_role = replica, as a restore sets it, must not silence them.
+-- While a trigger was away its edits went unrecorded, so every agent that has an assistant of ours counts as changed. At
+-- the first installation there is none.
 create or replace function agent_sync.missing_triggers() returns table (source text, event text, ddl text)
 language sql stable
 set search_path = ''
@@ -197,7 +205,9 @@ as $$
   select s.source, e.event, pg_catalog.format(
     'create or replace trigger agent_sync_%2$s after %2$s on public.%1$I %3$s'
     ' for each statement execute function agent_sync.record_%2$s();'
-    ' alter table public.%1$I enable always trigger agent_sync_%2$s;',
+    ' alter table public.%1$I enable always trigger agent_sync_%2$s;'
+    ' insert into agent_sync.outbox (source, key) select ''agents'', null where exists (select from agent_sync.ledger);'
+    ' notify agent_sync;',
     s.source, e.event, e.transition_tables
   )
   from pg_catalog.unnest(array['agents', 'agent_mcp_tools', 'mcp_tools', 'global_ai_engines', 'ai_models'])

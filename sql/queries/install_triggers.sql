@@ -1,10 +1,17 @@
--- Puts every missing trigger in place. Only printed (`migrate --print`); a worker installs them one at a time.
+-- Puts every missing trigger in place, but waits for no editor: a table that is in use is passed over, with a warning.
 do $$
 declare
   missing record;
+  patience text := current_setting('lock_timeout');
 begin
-  for missing in select ddl from agent_sync.missing_triggers() loop
-    execute missing.ddl;
+  perform set_config('lock_timeout', '200ms', true);
+  for missing in select source, ddl from agent_sync.missing_triggers() loop
+    begin
+      execute missing.ddl;
+    exception when lock_not_available then
+      raise warning 'public.% is in use: run "agent-sync migrate" to install its triggers', missing.source;
+    end;
   end loop;
+  perform set_config('lock_timeout', patience, true);
 end;
 $$;

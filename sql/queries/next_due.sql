@@ -1,5 +1,8 @@
--- How long until the next change is due, in milliseconds; no row when nothing waits.
-select greatest(0, extract(epoch from min(due_at) - clock_timestamp()) * 1000)::bigint as wait_ms
-from agent_sync.outbox
-where due_at > '-infinity'
-having min(due_at) is not null;
+-- How long until there may be something to claim, in milliseconds; null when the outbox is empty. What is due already and
+-- was not claimed just now is in another session's hands: should that one die, it is ours a second later.
+select (extract(epoch from
+  least(
+    min(due_at) filter (where due_at > clock_timestamp()) - clock_timestamp(),
+    case when bool_or(due_at <= clock_timestamp()) then interval '1 second' end
+  )) * 1000)::bigint as wait_ms
+from agent_sync.outbox;

@@ -1,9 +1,10 @@
 //! Bursts: an agent that is edited faster than it can be synced is synced at once, and then when the edits pause.
 //!
-//! The first edit of an agent is never held. Only when more edits came in while it was being synced are they left in
-//! the outbox until there is a pause, but not for longer than [`MAX_WAIT`]. Other agents go on meanwhile.
+//! The first edit of an agent is never held. Only when more edits came in while it was being synced, or when it has been
+//! synced again and again within a second, are its changes left in the outbox until there is a pause, but not for longer
+//! than [`MAX_WAIT`]. Other agents go on meanwhile.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -17,11 +18,23 @@ pub const QUIET: Duration = Duration::from_millis(25);
 /// The longest that an edit is held.
 pub const MAX_WAIT: Duration = Duration::from_millis(250);
 
+/// How many syncs of one agent within [`WINDOW`] make a burst of their own.
+const MANY: u32 = 4;
+const WINDOW: Duration = Duration::from_secs(1);
+
 #[derive(Debug, Default)]
 pub struct Bursts {
-    /// Agents synced since the outbox was last empty.
-    recent: HashSet<AgentId>,
+    synced: HashMap<AgentId, Synced>,
     held: HashMap<AgentId, Instant>,
+}
+
+/// The syncs of one agent since the first of them, for [`WINDOW`].
+#[derive(Debug)]
+struct Synced {
+    first: Instant,
+    times: u32,
+    /// There was no moment since at which the outbox was empty.
+    just_now: bool,
 }
 
 impl Bursts {
@@ -34,7 +47,11 @@ impl Bursts {
     /// Takes out of a claim what is better left for later.
     pub fn admit(&mut self, mut claimed: Claimed, now: Instant) -> Claimed {
         claimed.changes.retain(|agent, changes| {
-            match self.recent.contains(agent).then(|| hold(changes)).flatten() {
+            let bursting = self
+                .synced
+                .get(agent)
+                .is_some_and(|synced| synced.just_now || synced.times >= MANY);
+            match hold(changes).filter(|_| bursting) {
                 Some(pause) => {
                     self.held.insert(*agent, now + pause);
                     false
@@ -45,13 +62,25 @@ impl Bursts {
         claimed
     }
 
-    pub fn synced(&mut self, agents: impl Iterator<Item = AgentId>) {
-        self.recent.extend(agents);
+    pub fn synced(&mut self, agents: impl Iterator<Item = AgentId>, now: Instant) {
+        for agent in agents {
+            let synced = self.synced.entry(agent).or_insert(Synced {
+                first: now,
+                times: 0,
+                just_now: true,
+            });
+            synced.times += 1;
+            synced.just_now = true;
+        }
     }
 
-    /// There is nothing left to take: whoever is not held at this moment is not in a burst.
-    pub fn calm(&mut self) {
-        self.recent.retain(|agent| self.held.contains_key(agent));
+    /// There is nothing left to take: whoever is not held at this moment is not being edited at this moment.
+    pub fn calm(&mut self, now: Instant) {
+        self.synced
+            .retain(|_, synced| now.duration_since(synced.first) < WINDOW);
+        for (agent, synced) in &mut self.synced {
+            synced.just_now &= self.held.contains_key(agent);
+        }
     }
 
     /// How long until a held agent may be taken.
@@ -92,6 +121,14 @@ mod tests {
         }
     }
 
+    fn synced_at(times: &[Instant]) -> Bursts {
+        let mut bursts = Bursts::default();
+        for now in times {
+            bursts.synced([AGENT].into_iter(), *now);
+        }
+        bursts
+    }
+
     #[test]
     fn the_first_edit_is_taken_at_once() {
         let mut bursts = Bursts::default();
@@ -100,8 +137,8 @@ mod tests {
 
     #[test]
     fn edits_made_during_a_sync_wait_for_a_pause() {
-        let (mut bursts, now) = (Bursts::default(), Instant::now());
-        bursts.synced([AGENT].into_iter());
+        let now = Instant::now();
+        let mut bursts = synced_at(&[now]);
         assert!(bursts.admit(edits(&[0, 3]), now).is_empty());
         assert_eq!(bursts.held(now), [AGENT]);
         assert_eq!(bursts.next_release(now), Some(QUIET));
@@ -112,23 +149,36 @@ mod tests {
 
     #[test]
     fn an_agent_that_is_edited_without_a_pause_is_not_held_for_ever() {
-        let mut bursts = Bursts::default();
-        bursts.synced([AGENT].into_iter());
-        assert!(!bursts.admit(edits(&[0, 250]), Instant::now()).is_empty());
-        assert!(bursts.admit(edits(&[0, 240]), Instant::now()).is_empty());
-        assert_eq!(
-            bursts
-                .next_release(Instant::now())
-                .map(|pause| pause <= Duration::from_millis(10)),
-            Some(true)
-        );
+        let now = Instant::now();
+        let mut bursts = synced_at(&[now]);
+        assert!(!bursts.admit(edits(&[0, 250]), now).is_empty());
+        assert!(bursts.admit(edits(&[0, 240]), now).is_empty());
+        assert_eq!(bursts.next_release(now), Some(Duration::from_millis(10)));
     }
 
     #[test]
     fn an_edit_after_the_outbox_was_empty_is_a_first_edit_again() {
+        let now = Instant::now();
+        let mut bursts = synced_at(&[now]);
+        bursts.calm(now);
+        assert!(!bursts.admit(edits(&[0]), now).is_empty());
+    }
+
+    #[test]
+    fn edits_that_keep_coming_one_by_one_are_a_burst_too_until_a_second_has_passed() {
+        let start = Instant::now();
         let mut bursts = Bursts::default();
-        bursts.synced([AGENT].into_iter());
-        bursts.calm();
-        assert!(!bursts.admit(edits(&[0]), Instant::now()).is_empty());
+        for n in 0..MANY {
+            let now = start + Duration::from_millis(10) * n;
+            assert!(!bursts.admit(edits(&[0]), now).is_empty(), "edit {n}");
+            bursts.synced([AGENT].into_iter(), now);
+            bursts.calm(now);
+        }
+        let now = start + Duration::from_millis(50);
+        assert!(bursts.admit(edits(&[0]), now).is_empty());
+        let now = start + WINDOW;
+        bursts.held(now);
+        bursts.calm(now);
+        assert!(!bursts.admit(edits(&[0]), now).is_empty());
     }
 }

@@ -6,53 +6,57 @@ pub mod outbox;
 
 use std::time::Duration;
 
-use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
-use crate::database::{Error, begin};
+use crate::database::{Client, Error, begin};
 use crate::retry::Backoff;
-use crate::syncer::{BATCH, Outcome, Syncer};
+use crate::syncer::{BATCH, Syncer};
 use bursts::Bursts;
 
 /// How long the loop sleeps at most when no bell rings. A lost notification costs this much, and nothing else.
 const POLL: Duration = Duration::from_secs(30);
 
-/// Drains the outbox whenever `bell` rings, something in it falls due, or [`POLL`] has passed. Ends after the batch in
+/// Drains the outbox whenever the bell rings, something in it falls due, or [`POLL`] has passed. Ends after the batch in
 /// hand once `shutdown` is called.
-pub async fn run(syncer: &Syncer, bell: &Notify, shutdown: &CancellationToken) {
+pub async fn run(syncer: &Syncer, shutdown: &CancellationToken) {
     let mut bursts = Bursts::default();
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(30));
     let mut failing = false;
+    let mut inspected = Instant::now();
     while !shutdown.is_cancelled() {
-        let pause = match drain(syncer, &mut bursts, shutdown).await {
+        let worked = async {
+            if inspected.elapsed() >= POLL {
+                look_around(syncer).await?;
+                inspected = Instant::now();
+            }
+            drain(syncer, &mut bursts, shutdown).await
+        };
+        match worked.await {
             Ok(pause) => {
                 if failing {
                     info!("the change loop is working again");
                 }
                 failing = false;
                 backoff.reset();
-                pause
+                tokio::select! {
+                    () = syncer.bell.notified() => {}
+                    () = tokio::time::sleep(pause) => {}
+                    () = shutdown.cancelled() => {}
+                }
             }
             Err(e) => {
-                let pause = backoff.pause();
                 if !failing {
                     error!(error = %e, "the change loop cannot work; it keeps trying, nothing is lost");
                 }
                 failing = true;
-                // Not sooner for a bell: it would ring just as well while nothing works.
+                // Not sooner for a bell: it rings just as well while nothing works.
                 tokio::select! {
-                    () = tokio::time::sleep(pause) => {}
+                    () = tokio::time::sleep(backoff.pause()) => {}
                     () = shutdown.cancelled() => {}
                 }
-                continue;
             }
-        };
-        tokio::select! {
-            () = bell.notified() => {}
-            () = tokio::time::sleep(pause) => {}
-            () = shutdown.cancelled() => {}
         }
     }
 }
@@ -63,17 +67,18 @@ pub async fn drain(
     bursts: &mut Bursts,
     shutdown: &CancellationToken,
 ) -> Result<Duration, Error> {
+    let mut client = syncer.database.client().await?;
     loop {
-        let mut drained = drain_batch(syncer, bursts).await?;
+        let drained = drain_batch(syncer, &mut client, bursts).await?;
+        // After each batch, so that edits of agents, however many, never keep a tool's change waiting.
+        let spread = outbox::shared_pending(&client).await? && spread(syncer, &mut client).await?;
         if !drained {
-            bursts.calm();
-            drained = spread(syncer).await?;
+            bursts.calm(Instant::now());
         }
-        if !drained || shutdown.is_cancelled() {
+        if !(drained || spread) || shutdown.is_cancelled() {
             break;
         }
     }
-    let client = syncer.database.client().await?;
     let due = outbox::next_due(&client).await?.unwrap_or(POLL);
     Ok(bursts
         .next_release(Instant::now())
@@ -82,9 +87,12 @@ pub async fn drain(
 }
 
 /// Syncs the agents of the oldest changes. False when there was nothing to take.
-async fn drain_batch(syncer: &Syncer, bursts: &mut Bursts) -> Result<bool, Error> {
-    let mut client = syncer.database.client().await?;
-    let mut tx = begin(&mut client).await?;
+async fn drain_batch(
+    syncer: &Syncer,
+    client: &mut Client,
+    bursts: &mut Bursts,
+) -> Result<bool, Error> {
+    let mut tx = begin(client).await?;
     let held = bursts.held(Instant::now());
     let claimed = outbox::claim(&tx, &held, BATCH).await?;
     if claimed.is_empty() {
@@ -98,32 +106,23 @@ async fn drain_batch(syncer: &Syncer, bursts: &mut Bursts) -> Result<bool, Error
         tx.rollback().await?;
         return Ok(true);
     }
-    let agents = claimed.agents();
-    let batch = syncer.sync(&mut tx, &agents, None).await?;
+    let batch = syncer.sync(&mut tx, &claimed.agents(), None).await?;
     outbox::settle(&tx, &claimed).await?;
     tx.commit().await?;
-    let written = |outcome: &Outcome| {
-        matches!(
-            outcome,
-            Outcome::Created | Outcome::Updated | Outcome::Removed
-        )
-    };
-    bursts.synced(
-        batch
-            .outcomes
-            .iter()
-            .filter(|(_, outcome)| written(outcome))
-            .map(|(agent, _)| *agent),
-    );
-    syncer.committed(&mut client, &batch).await;
+    let synced = batch
+        .outcomes
+        .iter()
+        .filter(|(_, outcome)| outcome.is_effective())
+        .map(|(agent, _)| *agent);
+    bursts.synced(synced, Instant::now());
+    syncer.committed(client, &batch).await;
     Ok(true)
 }
 
 /// Turns changes of shared rows into changes of the agents that use them. False when there were none.
-async fn spread(syncer: &Syncer) -> Result<bool, Error> {
-    let shape = syncer.source.shape(&syncer.database).await?;
-    let mut client = syncer.database.client().await?;
-    let tx = begin(&mut client).await?;
+async fn spread(syncer: &Syncer, client: &mut Client) -> Result<bool, Error> {
+    let tx = begin(client).await?;
+    let shape = syncer.source.shape(tx.client()).await?;
     let spread = outbox::spread(&tx, &shape).await;
     if spread.as_ref().is_err_and(Error::is_schema_drift) {
         syncer.source.outdated();
@@ -131,4 +130,14 @@ async fn spread(syncer: &Syncer) -> Result<bool, Error> {
     let spread = spread?;
     tx.commit().await?;
     Ok(spread)
+}
+
+/// A table or column that appeared or went changes what agents map to, and no trigger says so.
+async fn look_around(syncer: &Syncer) -> Result<(), Error> {
+    let client = syncer.database.client().await?;
+    let before = syncer.source.shape(&client).await?;
+    if syncer.source.inspect(&client).await? != before {
+        outbox::everything_changed(&client).await?;
+    }
+    Ok(())
 }

@@ -88,17 +88,26 @@ pub async fn claim(
     Ok(claimed)
 }
 
-/// The changes were dealt with.
+/// The changes were dealt with. Only what was claimed goes: what came in since was not read.
 pub async fn settle(tx: &Transaction<'_>, claimed: &Claimed) -> Result<(), Error> {
-    let agents: Vec<String> = claimed.changes.keys().map(ToString::to_string).collect();
-    tx.execute_typed(
-        sql!("settle"),
-        &[
-            (&claimed.rows(), Type::INT8_ARRAY),
-            (&agents, Type::TEXT_ARRAY),
-        ],
-    )
-    .await?;
+    delete(tx, &claimed.rows()).await
+}
+
+/// Takes pending retries of these agents out.
+pub async fn clear_retries(tx: &Transaction<'_>, agents: &[AgentId]) -> Result<(), Error> {
+    if !agents.is_empty() {
+        let agents: Vec<String> = agents.iter().map(ToString::to_string).collect();
+        tx.execute_typed(sql!("clear_retries"), &[(&agents, Type::TEXT_ARRAY)])
+            .await?;
+    }
+    Ok(())
+}
+
+/// Makes every agent count as changed.
+pub async fn everything_changed(client: &tokio_postgres::Client) -> Result<(), Error> {
+    client
+        .execute_typed(sql!("everything_changed"), &[])
+        .await?;
     Ok(())
 }
 
@@ -120,11 +129,17 @@ pub async fn schedule(tx: &Transaction<'_>, retries: &[(AgentId, Duration)]) -> 
     Ok(())
 }
 
-/// How long until something that waits falls due.
+/// How long until there may be something to claim.
 pub async fn next_due(client: &tokio_postgres::Client) -> Result<Option<Duration>, Error> {
-    let row = client.query_typed_opt(sql!("next_due"), &[]).await?;
-    let wait: Option<i64> = row.map(|row| column(&row, "wait_ms")).transpose()?;
+    let row = client.query_typed_one(sql!("next_due"), &[]).await?;
+    let wait: Option<i64> = column(&row, "wait_ms")?;
     Ok(wait.map(|ms| Duration::from_millis(ms.try_into().unwrap_or(0))))
+}
+
+/// Whether there are changes that name no agent.
+pub async fn shared_pending(client: &tokio_postgres::Client) -> Result<bool, Error> {
+    let row = client.query_typed_one(sql!("shared_pending"), &[]).await?;
+    column(&row, "pending")
 }
 
 /// Replaces changes that name no agent by changes of the agents that they touch. False when there were none.
@@ -161,7 +176,12 @@ pub async fn spread(tx: &Transaction<'_>, shape: &Shape) -> Result<bool, Error> 
                 .await?;
         }
     }
+    delete(tx, &ids).await?;
+    Ok(true)
+}
+
+async fn delete(tx: &Transaction<'_>, ids: &[i64]) -> Result<(), Error> {
     tx.execute_typed(sql!("delete_claimed"), &[(&ids, Type::INT8_ARRAY)])
         .await?;
-    Ok(true)
+    Ok(())
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio_postgres::types::Type;
 use tracing::{info, warn};
 
-use super::{Client, Database, Error, begin, column};
+use super::{Client, Database, Error, Fault, begin, column};
 use crate::retry::Backoff;
 
 /// In order; a version is never changed once it is released.
@@ -51,10 +51,8 @@ pub async fn migrate(database: &Database, patience: Duration) -> Result<Vec<Stri
         let (mut left, mut installed) = (Vec::new(), 0);
         for trigger in missing {
             match install(&mut client, &trigger).await {
-                Ok(()) => {
-                    info!(table = %trigger.source, event = %trigger.event, "trigger installed")
-                }
-                Err(e) if e.is_lock_timeout() => left.push(trigger.to_string()),
+                Ok(()) => installed += 1,
+                Err(e) if e.fault() == Fault::Locked => left.push(trigger.to_string()),
                 Err(e) => return Err(e),
             }
         }

@@ -39,11 +39,11 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 ///   a little longer than that.
 /// - Rows that row-level security would hide are an error: hidden agents would look like deleted ones.
 /// - Nothing is found by a search path that somebody else set.
-const LIMITS: &str = "set local statement_timeout = '30s'; \
-     set local idle_in_transaction_session_timeout = '10s'; \
-     set local lock_timeout = '12s'; \
-     set local row_security = off; \
-     set local search_path = ''";
+const LIMITS: &str = "select set_config('statement_timeout', '30s', true), \
+     set_config('idle_in_transaction_session_timeout', '10s', true), \
+     set_config('lock_timeout', '12s', true), \
+     set_config('row_security', 'off', true), \
+     set_config('search_path', '', true)";
 
 /// A pool of connections to one database.
 #[derive(Clone)]
@@ -87,16 +87,32 @@ impl Database {
     }
 }
 
+/// Begins a transaction for a statement that runs the application's own triggers: only with limits of time. They must
+/// find the search path and the row-level security that they expect.
+pub async fn begin_plain(client: &mut Client) -> Result<Transaction<'_>, Error> {
+    let tx = start(client).await?;
+    tx.batch_execute(
+        "select set_config('statement_timeout', '5s', true), set_config('lock_timeout', '200ms', true), \
+         set_config('idle_in_transaction_session_timeout', '10s', true)",
+    )
+    .await?;
+    Ok(tx)
+}
+
 /// Begins a transaction: READ COMMITTED, whatever the role's default, and within our limits.
 pub async fn begin(client: &mut Client) -> Result<Transaction<'_>, Error> {
-    let tx = client
-        .build_transaction()
+    let tx = start(client).await?;
+    tx.batch_execute(LIMITS).await?;
+    Ok(tx)
+}
+
+async fn start(client: &mut Client) -> Result<Transaction<'_>, Error> {
+    let builder = client.build_transaction();
+    Ok(builder
         .isolation_level(IsolationLevel::ReadCommitted)
         .read_only(false)
         .start()
-        .await?;
-    tx.batch_execute(LIMITS).await?;
-    Ok(tx)
+        .await?)
 }
 
 /// A parameter and its type. Statements are sent with their types and unnamed, in one round trip: a named one would be
@@ -121,9 +137,11 @@ pub enum Error {
 /// What to do about an error. Decided here, for the whole crate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// The data of one agent: it fails alone, and is tried again with backoff.
+    /// The data of some agent: it fails alone, and is tried again with backoff.
     Data,
-    /// Connections, timeouts, deadlocks: nobody's fault, all of it is tried again.
+    /// Another session holds a lock for longer than we wait.
+    Locked,
+    /// Connections, timeouts, deadlocks, resources: nobody's fault, all of it is tried again.
     Passing,
     /// Missing tables or privileges: tried again too, but an operator has to act.
     Setup,
@@ -134,25 +152,21 @@ impl Error {
         let code = match self {
             Self::Pool(_) => return Fault::Passing,
             Self::Setup(_) => return Fault::Setup,
-            Self::Postgres(e) => e.code(),
+            Self::Postgres(e) => e.code().map(SqlState::code),
         };
-        match code.map(|code| code.code().get(..2).unwrap_or_default()) {
-            // Data exception, cardinality, integrity constraint, with check option, program limit, raised by PL/pgSQL.
-            Some("22" | "21" | "23" | "44" | "54" | "P0") => Fault::Data,
-            // Authorization, schema or privileges.
-            Some("28" | "3D" | "3F" | "42") => Fault::Setup,
-            _ => Fault::Passing,
+        // By class: https://www.postgresql.org/docs/current/errcodes-appendix.html
+        match code.map(|code| (code, code.get(..2).unwrap_or_default())) {
+            Some(("55P03", _)) => Fault::Locked,
+            None | Some((_, "08" | "25" | "40" | "53" | "55" | "57" | "58")) => Fault::Passing,
+            Some((_, "0A" | "28" | "3D" | "3F" | "42")) => Fault::Setup,
+            // Data exceptions and constraints, and whatever code the application's own triggers raise.
+            Some(_) => Fault::Data,
         }
     }
 
     /// Whether a table or column that we asked for is not there (any more).
     pub fn is_schema_drift(&self) -> bool {
         matches!(self, Self::Postgres(e) if matches!(e.code(), Some(&SqlState::UNDEFINED_TABLE | &SqlState::UNDEFINED_COLUMN)))
-    }
-
-    /// Whether somebody else held a lock for longer than we were willing to wait.
-    pub fn is_lock_timeout(&self) -> bool {
-        matches!(self, Self::Postgres(e) if e.code() == Some(&SqlState::LOCK_NOT_AVAILABLE))
     }
 }
 

@@ -7,6 +7,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use percent_encoding::percent_decode_str;
 use tokio_postgres::Config;
 use tokio_postgres::config::{SslMode, TargetSessionAttrs};
 
@@ -28,6 +29,10 @@ pub enum UrlError {
     SslMode(String),
     #[error("{0}")]
     Tls(String),
+    #[error(
+        "it has an option that is not known (if a `?` belongs to the password, write it as %3F)"
+    )]
+    Option,
     #[error("it names no host")]
     Host,
     #[error("it cannot be parsed: {0}")]
@@ -56,7 +61,9 @@ impl FromStr for DatabaseUrl {
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             match pair.split_once('=').unwrap_or((pair, "")) {
                 ("sslmode", value) => mode = Some(value),
-                ("sslrootcert", value) => root_cert = Some(percent_decode(value)),
+                ("sslrootcert", value) => {
+                    root_cert = Some(percent_decode_str(value).decode_utf8_lossy())
+                }
                 ("pgbouncer", _) => {}
                 _ => rest.push(pair),
             }
@@ -72,10 +79,14 @@ impl FromStr for DatabaseUrl {
             Some(other) => return Err(UrlError::SslMode(other.to_owned())),
         };
         let mut config = Config::from_str(&format!("{base}?{}", rest.join("&"))).map_err(|e| {
-            // "invalid connection string" says nothing; its source does.
-            let cause =
-                std::error::Error::source(&e).map_or_else(|| e.to_string(), ToString::to_string);
-            UrlError::Parse(cause)
+            // "invalid connection string" says nothing; its source does. But for the name of an unknown option: that is
+            // a piece of the password where there is a `?` in it.
+            let cause = std::error::Error::source(&e).unwrap_or(&e).to_string();
+            if cause.starts_with("unknown option") {
+                UrlError::Option
+            } else {
+                UrlError::Parse(cause)
+            }
         })?;
         if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
             return Err(UrlError::Host);
@@ -95,25 +106,6 @@ impl FromStr for DatabaseUrl {
         let tls = Tls::new(verify, root_cert.as_deref()).map_err(UrlError::Tls)?;
         Ok(Self { config, tls })
     }
-}
-
-fn percent_decode(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&byte, tail)) = rest.split_first() {
-        let hex = tail.get(..2).and_then(|hex| std::str::from_utf8(hex).ok());
-        match hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
-            Some(decoded) if byte == b'%' => {
-                bytes.push(decoded);
-                rest = &tail[2..];
-            }
-            _ => {
-                bytes.push(byte);
-                rest = tail;
-            }
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 impl fmt::Debug for DatabaseUrl {

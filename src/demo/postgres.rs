@@ -1,37 +1,33 @@
 //! A PostgreSQL of one's own, for the demo and the tests: a cluster in a temporary directory, on a free port, gone when
 //! the process is, however that ends.
 //!
-//! A shell stands between: it starts the server, waits for the end of its standard input (which comes when this process
-//! dies, even by `kill -9`), stops the server and removes the directory.
+//! A shell stands between, the keeper: it starts the server, says so, waits for the end of its standard input (which
+//! comes when this process dies, even by `kill -9`), stops the server and removes the directory.
 
-use std::io;
+use std::io::{self, Read};
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
-
 use tokio_postgres::NoTls;
 
+/// Arguments: the binaries, the directory, the server's options.
 const KEEPER: &str = r#"
-trap '' INT TERM HUP
-"$1/initdb" -D "$2/data" --no-sync -U postgres -A trust -E UTF8 --locale=C.UTF-8 >"$2/log" 2>&1 || exit 1
-shift_args() { bin=$1; dir=$2; shift 2; exec "$bin/postgres" -D "$dir/data" "$@"; }
-( trap - INT TERM HUP; shift_args "$@" ) </dev/null >>"$2/log" 2>&1 &
+trap '' INT TERM HUP PIPE
+bin=$1 dir=$2 options=$3
+fail() { tail -n 5 "$dir/log" >&2; rm -rf "$dir"; exit 1; }
+"$bin/initdb" -D "$dir/data" --no-sync -U postgres -A trust -E UTF8 --locale=C.UTF-8 >"$dir/log" 2>&1 || fail
+"$bin/pg_ctl" -D "$dir/data" -w -l "$dir/log" -o "$options" start >/dev/null </dev/null || fail
+echo up
 read -r _
-kill -INT $! 2>/dev/null
-wait $!
-rm -rf "$2"
+"$bin/pg_ctl" -D "$dir/data" -w -m immediate stop >/dev/null
+rm -rf "$dir"
 "#;
-
-/// How long initdb and the start of the server may take together.
-const START_TIMEOUT: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
 pub struct Postgres {
     keeper: Child,
-    directory: PathBuf,
     port: u16,
 }
 
@@ -66,40 +62,38 @@ impl Postgres {
             .local_addr()?
             .port();
 
-        let mut command = Command::new("sh");
-        command.args(["-c", KEEPER, "sh"]).arg(&bin).arg(&directory);
-        let defaults =
-            ["listen_addresses=127.0.0.1", "fsync=off", "timezone=UTC"].map(str::to_owned);
         let place = [
             format!("port={port}"),
             format!("unix_socket_directories={}", directory.display()),
         ];
-        for setting in defaults
+        let options: String = ["listen_addresses=127.0.0.1", "fsync=off", "timezone=UTC"]
             .into_iter()
-            .chain(place)
-            .chain(settings.iter().map(ToString::to_string))
-        {
-            command.args(["-c", &setting]);
-        }
+            .chain(place.iter().map(String::as_str))
+            .chain(settings.iter().copied())
+            .map(|setting| format!("-c {setting} "))
+            .collect();
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", KEEPER, "sh"])
+            .arg(&bin)
+            .arg(&directory)
+            .arg(&options);
         if is_root(&directory)? {
             let (uid, gid) = unprivileged_user().ok_or(PostgresError::NoUser)?;
             chown(&directory, Some(uid), Some(gid))?;
             command.uid(uid).gid(gid);
         }
         // In a process group of its own, so that Ctrl-C at the terminal reaches only us.
-        command
-            .current_dir(&directory)
+        command.process_group(0).current_dir(&directory);
+        let keeper = command
             .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
-        let keeper = command.process_group(0).spawn()?;
-        let mut postgres = Self {
-            keeper,
-            directory,
-            port,
-        };
-        postgres.wait_until_up().await?;
-        Ok(postgres)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        let postgres = Self { keeper, port };
+        tokio::task::spawn_blocking(|| postgres.wait_until_up())
+            .await
+            .map_err(|e| PostgresError::NotStarted(e.to_string()))?
     }
 
     pub fn url(&self, database: &str) -> String {
@@ -125,27 +119,24 @@ impl Postgres {
         self.end();
     }
 
-    async fn wait_until_up(&mut self) -> Result<(), PostgresError> {
-        let deadline = tokio::time::Instant::now() + START_TIMEOUT;
-        loop {
-            if tokio_postgres::connect(&self.url("postgres"), NoTls)
-                .await
-                .is_ok()
-            {
-                return Ok(());
-            }
-            let gone = self.keeper.try_wait()?.is_some();
-            if gone || tokio::time::Instant::now() > deadline {
-                let log = std::fs::read_to_string(self.directory.join("log")).unwrap_or_default();
-                let last: Vec<&str> = log.lines().rev().take(5).collect();
-                let last: Vec<&str> = last.into_iter().rev().collect();
-                if gone {
-                    let _ = std::fs::remove_dir_all(&self.directory);
-                }
-                return Err(PostgresError::NotStarted(last.join(" | ")));
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
+    /// The keeper says "up", or ends and says why not.
+    fn wait_until_up(mut self) -> Result<Self, PostgresError> {
+        let mut said = [0; 3];
+        let up = self
+            .keeper
+            .stdout
+            .as_mut()
+            .map(|stdout| stdout.read_exact(&mut said));
+        if matches!(up, Some(Ok(()))) && &said == b"up\n" {
+            return Ok(self);
         }
+        let mut reason = String::new();
+        if let Some(stderr) = self.keeper.stderr.as_mut() {
+            stderr.read_to_string(&mut reason)?;
+        }
+        Err(PostgresError::NotStarted(
+            reason.lines().collect::<Vec<_>>().join(" | "),
+        ))
     }
 
     fn end(&mut self) {
@@ -162,7 +153,11 @@ impl Drop for Postgres {
 
 /// Where `initdb` and `postgres` are: on `PATH`, or the newest of Debian's.
 fn binaries() -> Option<PathBuf> {
-    let complete = |bin: &Path| bin.join("initdb").is_file() && bin.join("postgres").is_file();
+    let complete = |bin: &Path| {
+        ["initdb", "postgres", "pg_ctl"]
+            .iter()
+            .all(|name| bin.join(name).is_file())
+    };
     let path = std::env::var_os("PATH").unwrap_or_default();
     if let Some(bin) = std::env::split_paths(&path).find(|bin| complete(bin)) {
         // A link on PATH stands for the directory it points into: the server looks for its files beside itself.

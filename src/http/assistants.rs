@@ -16,7 +16,7 @@ use crate::database::{Error, Fault};
 use crate::ids::{AgentId, AssistantId, SYSTEM};
 use crate::plan::{self, Claim, IfExists};
 use crate::store::{Assistant, New, Store};
-use crate::syncer::{Outcome, Syncer};
+use crate::syncer::{Batch, Outcome, Syncer};
 
 #[derive(Debug)]
 pub struct Assistants {
@@ -111,13 +111,16 @@ impl Assistants {
             if_exists: create.if_exists,
             metadata: create.metadata.clone(),
         };
-        let batch = match syncer.sync_now(&[agent], Some(&claim)).await {
+        let batch = match self.claim(syncer, agent, &claim).await {
             Ok(batch) => batch,
             // Where the database is down, so is the store: there is nothing to make instead.
-            Err(e) if e.fault() == Fault::Passing => return Err(problem(&e)),
+            Err(e) if matches!(e.fault(), Fault::Passing | Fault::Locked) => {
+                return Err(problem(&e));
+            }
             Err(e) => return skipped(&format!("the sync failed: {e}")),
         };
         match (batch.answer, batch.outcomes.into_iter().next()) {
+            (_, Some((_, Outcome::Busy))) => Err(Problem::unavailable()),
             (_, Some((_, Outcome::Failed(error)))) => skipped(&format!("the sync failed: {error}")),
             (Some(plan::Answer::Taken), _) => Ok(Err(NotSynced::Taken(
                 create.assistant_id.unwrap_or_else(|| agent.canonical()),
@@ -129,6 +132,16 @@ impl Assistants {
                 }))
             }
             (None, _) => skipped("there is no such active agent"),
+        }
+    }
+
+    /// Syncs one agent for a claimant. When somebody took the id that it was to get at that very moment, one more look
+    /// shows who.
+    async fn claim(&self, syncer: &Syncer, agent: AgentId, claim: &Claim) -> Result<Batch, Error> {
+        let batch = syncer.sync_now(&[agent], Some(claim)).await?;
+        match batch.outcomes.first() {
+            Some((_, Outcome::Busy)) => syncer.sync_now(&[agent], Some(claim)).await,
+            _ => Ok(batch),
         }
     }
 
@@ -197,7 +210,7 @@ fn problem(error: &Error) -> Problem {
     error!(%error, "a request failed");
     match error.fault() {
         Fault::Data => Problem::unprocessable("The database cannot store this assistant"),
-        Fault::Passing | Fault::Setup => Problem::unavailable(),
+        Fault::Locked | Fault::Passing | Fault::Setup => Problem::unavailable(),
     }
 }
 

@@ -1,6 +1,6 @@
 //! `langgraph_server.assistants`, the table of a LangGraph runtime that shares the database.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::{Assistant, New};
 use crate::assistant;
-use crate::database::{Database, Error, begin, column};
+use crate::database::{Database, Error, Param, begin, column};
 use crate::ids::AssistantId;
 use crate::plan::Existing;
 use crate::sql;
@@ -44,6 +44,8 @@ impl Write<'_> {
 pub enum How {
     Insert,
     Update,
+    /// To another owner: metadata that is not ours goes.
+    HandOver,
     /// Takes the id of a row that an older runtime made, and nothing else of it.
     Adopt,
 }
@@ -100,8 +102,8 @@ pub async fn observe(
         .collect()
 }
 
-/// Writes assistants. Returns the fingerprints of the rows as they now are; one that is missing was not written,
-/// because somebody else made, took or deleted the row since it was observed.
+/// Writes assistants. Returns the fingerprints of the rows as they now are. One that is missing was not written: another
+/// session holds the row, or somebody made, took or deleted it since it was observed.
 pub async fn write(
     tx: &Transaction<'_>,
     writes: &[Write<'_>],
@@ -116,30 +118,16 @@ pub async fn write(
             continue;
         }
         let ids: Vec<_> = batch.iter().map(|w| w.assistant.id.to_string()).collect();
-        let graphs: Vec<_> = batch
-            .iter()
-            .map(|w| w.assistant.content.graph_id.as_str())
-            .collect();
-        let names: Vec<_> = batch
-            .iter()
-            .map(|w| w.assistant.content.name.as_deref())
-            .collect();
-        let descriptions: Vec<_> = batch
-            .iter()
-            .map(|w| w.assistant.content.description.as_deref())
-            .collect();
-        let configs: Vec<_> = batch
-            .iter()
-            .map(|w| w.assistant.content.config.to_string())
-            .collect();
+        let contents: Vec<&assistant::Content> =
+            batch.iter().map(|w| w.assistant.content).collect();
+        let graphs: Vec<_> = contents.iter().map(|c| c.graph_id.as_str()).collect();
+        let names: Vec<_> = contents.iter().map(|c| c.name.as_deref()).collect();
+        let descriptions: Vec<_> = contents.iter().map(|c| c.description.as_deref()).collect();
+        let configs: Vec<_> = contents.iter().map(|c| c.config.to_string()).collect();
         let metadata: Vec<_> = batch.iter().map(|w| w.metadata().to_string()).collect();
+        let fresh: Vec<_> = batch.iter().map(|w| w.how != How::Update).collect();
         let adopt: Vec<_> = batch.iter().map(|w| w.how == How::Adopt).collect();
-        let statement = if insert {
-            sql!("assistants_insert")
-        } else {
-            sql!("assistants_update")
-        };
-        let mut params: Vec<crate::database::Param<'_>> = vec![
+        let mut params: Vec<Param<'_>> = vec![
             (&ids, Type::TEXT_ARRAY),
             (&graphs, Type::TEXT_ARRAY),
             (&names, Type::TEXT_ARRAY),
@@ -147,9 +135,15 @@ pub async fn write(
             (&configs, Type::TEXT_ARRAY),
             (&metadata, Type::TEXT_ARRAY),
         ];
-        if !insert {
-            params.push((&adopt, Type::BOOL_ARRAY));
-        }
+        let statement = if insert {
+            sql!("assistants_insert")
+        } else {
+            params.extend([
+                (&fresh as _, Type::BOOL_ARRAY),
+                (&adopt as _, Type::BOOL_ARRAY),
+            ]);
+            sql!("assistants_update")
+        };
         for row in tx.query_typed(statement, &params).await? {
             hashes.insert(id(&row)?, column(&row, "row_hash")?);
         }
@@ -157,14 +151,19 @@ pub async fn write(
     Ok(hashes)
 }
 
-/// Deletes assistants that the ledger says are ours.
-pub async fn delete(tx: &Transaction<'_>, ids: &[AssistantId]) -> Result<(), Error> {
-    if !ids.is_empty() {
-        let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
-        tx.execute_typed(sql!("assistants_delete"), &[(&ids, Type::TEXT_ARRAY)])
-            .await?;
+/// Deletes assistants that the ledger says are ours. Returns those that another session holds; they are still there.
+pub async fn delete(
+    tx: &Transaction<'_>,
+    ids: &[AssistantId],
+) -> Result<HashSet<AssistantId>, Error> {
+    if ids.is_empty() {
+        return Ok(HashSet::new());
     }
-    Ok(())
+    let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
+    let rows = tx
+        .query_typed(sql!("assistants_delete"), &[(&ids, Type::TEXT_ARRAY)])
+        .await?;
+    rows.iter().map(id).collect()
 }
 
 /// We only ever ask for ids that are uuids.

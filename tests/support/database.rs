@@ -18,9 +18,13 @@ static NUMBER: AtomicU32 = AtomicU32::new(0);
 async fn cluster() -> &'static Postgres {
     CLUSTER
         .get_or_init(|| async {
-            let postgres = Postgres::start(&["max_connections=400", "autovacuum=off"])
-                .await
-                .expect("a cluster");
+            let postgres = Postgres::start(&[
+                "max_connections=400",
+                "autovacuum=off",
+                "shared_preload_libraries=pg_stat_statements",
+            ])
+            .await
+            .expect("a cluster");
             postgres
                 .execute("postgres", "create database supabase")
                 .await

@@ -1,0 +1,324 @@
+//! Makes assistants equal to their agents. The startup pass, the change loop and the lazy sync all come through here.
+//!
+//! One order in every door, each step a later statement than the one before:
+//!
+//! 1. *claim* (the change loop only),
+//! 2. *lock* the agents ([`Syncer::sync`] from here on),
+//! 3. *decide reach and read*: a statement that waited for the lock and read in one go would read from a snapshot older
+//!    than the lock, and could overwrite what another worker has just written,
+//! 4. *write* assistants and ledger,
+//! 5. *delete* what was claimed (the change loop only), *commit*,
+//! 6. *write back* ([`crate::write_back`]), outside the transaction: it is the only lock that an editor could wait for.
+
+mod outcome;
+mod work;
+
+use deadpool_postgres::Transaction;
+use tokio::sync::Notify;
+use tokio_postgres::types::Type;
+
+pub use outcome::{Batch, Outcome, Summary};
+use work::Work;
+
+use crate::agent::{DecodeError, Head};
+use crate::assistant::Content;
+use crate::database::{Client, Database, Error, Fault, begin, column};
+use crate::ids::{AgentId, AssistantId};
+use crate::ledger;
+use crate::plan::{self, Answer, Claim, Observed};
+use crate::scope::Scope;
+use crate::source::{Shape, Source};
+use crate::sql;
+use crate::store::postgres as assistants;
+use crate::write_back::WriteBack;
+
+/// The most agents that one transaction locks. Advisory locks live in a table of fixed size that all sessions of the
+/// cluster share.
+pub const BATCH: usize = 500;
+
+/// How many agents of a batch may be refused for a reason that an operator has to mend (a missing privilege, say) while
+/// none is written, before that is taken for everybody's trouble rather than theirs.
+const SYSTEMIC: usize = 3;
+
+#[derive(Debug)]
+pub struct Syncer {
+    pub database: Database,
+    pub source: Source,
+    pub write_back: WriteBack,
+    /// Wakes the change loop: there is, or will soon be, something in the outbox.
+    pub bell: Notify,
+    default_model: String,
+}
+
+/// How far an attempt at a batch came before it failed.
+enum Stage {
+    Reading,
+    Writing,
+}
+
+/// An active agent, mapped.
+struct Active {
+    head: Head,
+    content: Content,
+}
+
+impl Syncer {
+    pub fn new(database: Database, default_model: String) -> Self {
+        let write_back = WriteBack::new(database.clone());
+        Self {
+            database,
+            source: Source::default(),
+            write_back,
+            bell: Notify::new(),
+            default_model,
+        }
+    }
+
+    /// Syncs up to [`BATCH`] agents in a transaction of its own: lock, read, write, commit, write back.
+    pub async fn sync_now(
+        &self,
+        agents: &[AgentId],
+        claim: Option<&Claim>,
+    ) -> Result<Batch, Error> {
+        let mut client = self.database.client().await?;
+        let mut tx = begin(&mut client).await?;
+        let batch = self.sync(&mut tx, agents, claim).await?;
+        tx.commit().await?;
+        self.committed(&mut client, &batch).await;
+        Ok(batch)
+    }
+
+    /// Locks the agents and makes their assistants what they should be, within the caller's transaction.
+    ///
+    /// An agent that the database refuses fails alone: the batch is halved around it, each half behind a savepoint. Any
+    /// other error is the caller's, and so is the rollback.
+    pub async fn sync(
+        &self,
+        tx: &mut Transaction<'_>,
+        agents: &[AgentId],
+        claim: Option<&Claim>,
+    ) -> Result<Batch, Error> {
+        let shape = self.source.shape(tx.client()).await?;
+        tx.query_typed(sql!("lock_agents"), &[(&agents, Type::UUID_ARRAY)])
+            .await?;
+        let scope = stored_scope(&**tx).await?.unwrap_or_default();
+
+        let (mut batch, mut failed) = (Batch::default(), Batch::default());
+        let mut chunks = vec![agents];
+        while let Some(chunk) = chunks.pop() {
+            let savepoint = tx.savepoint("chunk").await?;
+            let (stage, error) = match self.attempt(&savepoint, &shape, &scope, chunk, claim).await
+            {
+                Ok(part) => {
+                    savepoint.commit().await?;
+                    batch.add(part);
+                    continue;
+                }
+                Err(stopped) => stopped,
+            };
+            let fault = error.fault();
+            // What refuses a write may be a trigger or a constraint, whatever code it gives.
+            let concerns_some = fault == Fault::Data
+                || matches!(
+                    (stage, fault),
+                    (Stage::Writing, Fault::Setup | Fault::Locked)
+                );
+            if !concerns_some {
+                if error.is_schema_drift() {
+                    self.source.outdated();
+                }
+                return Err(error);
+            }
+            savepoint.rollback().await?;
+            if chunk.len() > 1 {
+                let (left, right) = chunk.split_at(chunk.len() / 2);
+                chunks.extend([right, left]);
+                continue;
+            }
+            if fault == Fault::Setup
+                && failed.outcomes.len() + 1 == SYSTEMIC
+                && batch.outcomes.is_empty()
+            {
+                return Err(error);
+            }
+            let mut work = Work::new(claim);
+            for agent in chunk {
+                if fault == Fault::Locked {
+                    work.postpone(*agent);
+                } else {
+                    let in_scope = is_in_scope(tx, &shape, &scope, *agent).await?;
+                    work.fail(*agent, error.to_string(), in_scope);
+                }
+            }
+            let retries = work.write(tx).await?;
+            failed.add(Batch {
+                outcomes: work.outcomes.into_iter().collect(),
+                retries,
+                ..Batch::default()
+            });
+        }
+        batch.add(failed);
+        Ok(batch)
+    }
+
+    /// What follows the commit: the log, the bell, and the write-back on the same connection.
+    pub async fn committed(&self, client: &mut Client, batch: &Batch) {
+        batch.log();
+        if batch.retries {
+            self.bell.notify_one();
+        }
+        self.write_back.run(client, &batch.write_back).await;
+    }
+
+    async fn attempt(
+        &self,
+        tx: &tokio_postgres::Transaction<'_>,
+        shape: &Shape,
+        scope: &Scope,
+        agents: &[AgentId],
+        claim: Option<&Claim>,
+    ) -> Result<Batch, (Stage, Error)> {
+        let reading = |e| (Stage::Reading, e);
+        let writing = |e| (Stage::Writing, e);
+
+        let mut ids: Vec<AssistantId> = agents.iter().map(|agent| agent.canonical()).collect();
+        if let Some(claim) = claim {
+            ids.extend(agents.iter().map(|agent| agent.copy_for(&claim.owner)));
+            ids.extend(claim.assistant_id);
+        }
+        // Sent together, answered in this order.
+        let (rows, entries) =
+            futures::try_join!(shape.read(tx, agents), ledger::read(tx, agents, &ids))
+                .map_err(reading)?;
+        ids.extend(entries.keys());
+        let existing = assistants::observe(tx, &ids).await.map_err(reading)?;
+        let observed = Observed { entries, existing };
+        let reserved = self
+            .names_another_agent(tx, shape, agents, claim)
+            .await
+            .map_err(reading)?;
+
+        // The contents first: what is to be written borrows from them.
+        let contents: Vec<(AgentId, Result<Option<Active>, DecodeError>)> = agents
+            .iter()
+            .map(|agent| {
+                let active = rows.get(agent).map_or(Ok(None), |row| {
+                    let head = row.head()?;
+                    if !head.is_active() {
+                        return Ok(None);
+                    }
+                    let content = Content::of(row.decode()?, &self.default_model);
+                    Ok(Some(Active { head, content }))
+                });
+                (*agent, active)
+            })
+            .collect();
+        let mut work = Work::new(claim);
+        let mut answer = None;
+        for (agent, active) in &contents {
+            match active {
+                Ok(None) => work.remove(*agent, &observed),
+                Ok(Some(_)) if reserved => answer = Some(Answer::Taken),
+                Ok(Some(active)) => {
+                    let in_scope = scope.contains(active.head.organization_id);
+                    let (wanted, answered) = plan::wanted(*agent, in_scope, claim, &observed);
+                    answer = answered;
+                    work.plan(*agent, &active.content, wanted, &observed);
+                }
+                Err(e) => {
+                    let head = rows.get(agent).and_then(|row| row.head().ok());
+                    let in_scope = scope.contains(head.and_then(|head| head.organization_id));
+                    if in_scope || claim.is_some() || observed.entries_of(*agent).next().is_some() {
+                        work.fail(*agent, e.to_string(), in_scope);
+                    }
+                }
+            }
+        }
+        if work.touches_assistants() {
+            // Whoever else writes assistants may hold one for long. Only we wait for that, and not for long.
+            tx.batch_execute("set local lock_timeout = '200ms'")
+                .await
+                .map_err(|e| writing(e.into()))?;
+        }
+        let retries = work.write(tx).await.map_err(writing)?;
+
+        let mut batch = Batch {
+            answer,
+            retries,
+            ..Batch::default()
+        };
+        for (agent, active) in &contents {
+            if let Ok(Some(active)) = active
+                && active.head.needs_write_back(*agent)
+                && work.standing.contains(&agent.canonical())
+            {
+                batch.write_back.push(*agent);
+            }
+        }
+        batch.outcomes = work.outcomes.into_iter().collect();
+        Ok(batch)
+    }
+
+    /// Whether a claim names an id that is another agent's: its canonical assistant is not anybody's to take.
+    async fn names_another_agent(
+        &self,
+        tx: &tokio_postgres::Transaction<'_>,
+        shape: &Shape,
+        agents: &[AgentId],
+        claim: Option<&Claim>,
+    ) -> Result<bool, Error> {
+        match claim
+            .and_then(|claim| claim.assistant_id)
+            .map(|id| AgentId(id.0))
+        {
+            Some(named) if !agents.contains(&named) => {
+                Ok(!shape.read(tx, &[named]).await?.is_empty())
+            }
+            _ => Ok(false),
+        }
+    }
+}
+
+impl Head {
+    fn needs_write_back(&self, agent: AgentId) -> bool {
+        match &self.langgraph_assistant_id {
+            Some(id) => id.as_deref() != Some(agent.to_string().as_str()),
+            None => false,
+        }
+    }
+}
+
+/// Whether an agent that could not be synced is in scope. One that cannot even be read is not.
+async fn is_in_scope(
+    tx: &mut Transaction<'_>,
+    shape: &Shape,
+    scope: &Scope,
+    agent: AgentId,
+) -> Result<bool, Error> {
+    let savepoint = tx.savepoint("scope").await?;
+    let row = shape
+        .read(&savepoint, &[agent])
+        .await
+        .ok()
+        .and_then(|mut rows| rows.remove(&agent));
+    savepoint.rollback().await?;
+    Ok(row
+        .and_then(|row| row.head().ok())
+        .is_some_and(|head| scope.contains(head.organization_id)))
+}
+
+/// The scope that all workers on this database share; `None` where no worker has stored one yet.
+pub async fn stored_scope(
+    client: &impl tokio_postgres::GenericClient,
+) -> Result<Option<Scope>, Error> {
+    let rows = client
+        .query_typed("select scope from agent_sync.settings", &[])
+        .await?;
+    let Some(row) = rows.first() else {
+        return Ok(None);
+    };
+    let text: &str = column(row, "scope")?;
+    text.parse()
+        .map(Some)
+        .map_err(|e| Error::Setup(format!("agent_sync.settings: {e}")))
+}

@@ -1,0 +1,174 @@
+//! What became of the agents that were looked at.
+
+use std::fmt;
+
+use tracing::{error, info, warn};
+
+use crate::ids::AgentId;
+use crate::plan::Answer;
+
+/// Up to how many agents of a batch are named in the log at `info`.
+const NAMED: usize = 10;
+
+/// What became of one agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    Created,
+    Updated,
+    Skipped,
+    Removed,
+    /// Somebody else has an assistant under the id.
+    Conflict,
+    /// Another session has the assistant's row: it is tried again in a moment.
+    Busy,
+    /// Why, fit for a log.
+    Failed(String),
+    /// Out of reach, or not active and without an assistant.
+    Nothing,
+}
+
+/// What came of a batch.
+#[derive(Debug, Default)]
+pub struct Batch {
+    pub outcomes: Vec<(AgentId, Outcome)>,
+    /// What the claimant gets, if the agent is active and was synced.
+    pub answer: Option<Answer>,
+    /// Agents whose row does not name their canonical assistant, which stands.
+    pub(super) write_back: Vec<AgentId>,
+    /// Something was put back into the outbox, to fall due soon.
+    pub(super) retries: bool,
+}
+
+/// Outcomes, counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Summary {
+    pub created: usize,
+    pub updated: usize,
+    pub skipped: usize,
+    pub failed: usize,
+    pub removed: usize,
+    pub conflict: usize,
+}
+
+impl Outcome {
+    /// Whether an assistant was written.
+    pub fn is_effective(&self) -> bool {
+        matches!(self, Self::Created | Self::Updated | Self::Removed)
+    }
+
+    /// Of an agent with several assistants, what weighs most is reported.
+    pub(super) fn weight(&self) -> u8 {
+        match self {
+            Self::Nothing => 0,
+            Self::Skipped => 1,
+            Self::Removed => 2,
+            Self::Updated => 3,
+            Self::Created => 4,
+            Self::Conflict => 5,
+            Self::Busy => 6,
+            Self::Failed(_) => 7,
+        }
+    }
+
+    fn word(&self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Updated => "updated",
+            Self::Skipped => "skipped",
+            Self::Removed => "removed",
+            Self::Conflict => "conflict",
+            Self::Busy => "busy",
+            Self::Failed(_) => "failed",
+            Self::Nothing => "nothing",
+        }
+    }
+}
+
+impl Batch {
+    pub(super) fn add(&mut self, part: Self) {
+        self.outcomes.extend(part.outcomes);
+        self.answer = self.answer.take().or(part.answer);
+        self.write_back.extend(part.write_back);
+        self.retries |= part.retries;
+    }
+
+    pub(super) fn log(&self) {
+        let mut effective = self
+            .outcomes
+            .iter()
+            .filter(|(_, outcome)| outcome.is_effective());
+        if self.outcomes.len() <= NAMED {
+            effective.for_each(
+                |(agent, outcome)| info!(%agent, outcome = outcome.word(), "agent synced"),
+            );
+        } else if effective.next().is_some() {
+            info!("agents synced: {}", Summary::of(&self.outcomes));
+        }
+        for (agent, outcome) in &self.outcomes {
+            match outcome {
+                Outcome::Failed(error) => {
+                    error!(%agent, error, "agent failed; it is tried again later, and at once when it is edited");
+                }
+                Outcome::Busy => {
+                    warn!(%agent, "another session holds the agent's assistant, it is tried again in a moment");
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+impl Summary {
+    pub fn of(outcomes: &[(AgentId, Outcome)]) -> Self {
+        let mut summary = Self::default();
+        for (_, outcome) in outcomes {
+            *match outcome {
+                Outcome::Created => &mut summary.created,
+                Outcome::Updated => &mut summary.updated,
+                Outcome::Skipped => &mut summary.skipped,
+                Outcome::Removed => &mut summary.removed,
+                Outcome::Conflict => &mut summary.conflict,
+                Outcome::Failed(_) | Outcome::Busy => &mut summary.failed,
+                Outcome::Nothing => continue,
+            } += 1;
+        }
+        summary
+    }
+
+    pub fn total(&self) -> usize {
+        self.created + self.updated + self.skipped + self.failed + self.removed + self.conflict
+    }
+
+    pub fn add(&mut self, other: Self) {
+        self.created += other.created;
+        self.updated += other.updated;
+        self.skipped += other.skipped;
+        self.failed += other.failed;
+        self.removed += other.removed;
+        self.conflict += other.conflict;
+    }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            created,
+            updated,
+            skipped,
+            failed,
+            removed,
+            conflict,
+        } = self;
+        let total = self.total();
+        write!(
+            f,
+            "total={total} created={created} updated={updated} skipped={skipped} failed={failed}"
+        )?;
+        for (word, count) in [("removed", removed), ("conflict", conflict)] {
+            if *count > 0 {
+                write!(f, " {word}={count}")?;
+            }
+        }
+        Ok(())
+    }
+}
