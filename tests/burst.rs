@@ -10,11 +10,7 @@ async fn a_hundred_edits_in_a_row_are_a_few_syncs_and_the_last_one_wins() {
     let (id, other) = (db.agent("a").await, db.agent("other").await);
     let worker = TestWorker::start(&db, &[(SCOPE, "all")]).await;
     // While it is being synced, an edited agent is edited again: the test holds the agent's lock until all are made.
-    let holder = db.connect().await;
-    holder
-        .batch_execute(&format!("begin; select pg_advisory_xact_lock(hashtextextended('agent_sync:' || '{id}'::uuid, 0))"))
-        .await
-        .expect("locked");
+    let holder = db.hold_agent(id).await;
     for n in 1..=100 {
         db.execute(&format!(
             "update public.agents set system_prompt = 'edit {n}' where id = '{id}'"

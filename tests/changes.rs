@@ -210,13 +210,7 @@ async fn what_is_out_of_reach_is_dropped_and_what_has_an_assistant_is_in_reach_w
 
     db.execute("update public.agents set system_prompt = 'edited'")
         .await;
-    eventually("the outbox is drained", || async {
-        match db.count("agent_sync.outbox").await {
-            0 => Ok(()),
-            n => Err(format!("{n} left")),
-        }
-    })
-    .await;
+    db.drained().await;
     assert_eq!(db.prompt(in_scope).await.as_deref(), Some("edited"));
     assert_eq!(db.prompt(lazy).await.as_deref(), Some("edited"));
     assert_eq!(db.assistant(out).await, None);
@@ -245,16 +239,7 @@ async fn one_effective_change_is_one_update_and_the_write_back_none() {
     let worker = TestWorker::start(&db, ALL).await;
     let id = db.agent("a").await;
     db.converged().await;
-    eventually("the write-back is done", || async {
-        match db
-            .count("public.agents where langgraph_assistant_id = id::text")
-            .await
-        {
-            1 => Ok(()),
-            _ => Err("not yet".to_owned()),
-        }
-    })
-    .await;
+    db.written_back(1).await;
     assert_eq!(db.assistant(id).await.expect("an assistant")["version"], 1);
     let sequence = "select last_value from agent_sync.outbox_id_seq";
     let before: i64 = db.rows(sequence, &[]).await[0].get(0);
@@ -474,16 +459,7 @@ async fn the_write_back_respects_the_applications_own_triggers() {
         db.agent(&format!("agent {n}")).await;
     }
     let worker = TestWorker::start(&db, ALL).await;
-    eventually("all but the refused one are written back", || async {
-        match db
-            .count("public.agents where langgraph_assistant_id = id::text")
-            .await
-        {
-            5 => Ok(()),
-            n => Err(format!("{n} of 5")),
-        }
-    })
-    .await;
+    db.written_back(5).await;
     assert_eq!(
         db.count(r#"public.audit_log where path = '"$user", publicon'"#)
             .await,
@@ -507,14 +483,6 @@ async fn a_trigger_that_was_away_costs_no_change_whatever_the_scope() {
     )
     .await;
     let worker = TestWorker::start(&db, &[]).await;
-    eventually("the edit is found", || async {
-        let prompt = db.prompt(agent).await;
-        if prompt.as_deref() == Some("edited unseen") {
-            Ok(())
-        } else {
-            Err(format!("{prompt:?}"))
-        }
-    })
-    .await;
+    db.prompted(agent, "edited unseen").await;
     worker.stop().await;
 }

@@ -1,11 +1,11 @@
 //! The command line, the configuration, and the demo.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use agent_sync::config::{Config, LogFormat, Variables};
 use agent_sync::scope::Scope;
 
-use crate::support::binary::{Running, command};
+use crate::support::binary::{FREE_PORTS, Running, command};
 
 fn variables(pairs: &[(&str, &str)]) -> Variables {
     pairs
@@ -181,21 +181,9 @@ async fn logs_can_be_json() {
 #[tokio::test]
 async fn the_second_signal_ends_at_once() {
     // A worker that cannot finish: a client has a request half sent.
-    let mut running = Running::start(
-        &[],
-        &[
-            ("AGENT_SYNC_HTTP_ADDR", "127.0.0.1:0"),
-            ("AGENT_SYNC_ADMIN_ADDR", "127.0.0.1:0"),
-        ],
-    );
-    let line = running.line("agent-sync started").await;
-    let api = line
-        .split("api=")
-        .nth(1)
-        .and_then(|rest| rest.split(' ').next())
-        .expect("an address")
-        .to_owned();
-    let mut client = tokio::net::TcpStream::connect(&api)
+    let mut running = Running::start(&[], FREE_PORTS);
+    let api = running.api().await;
+    let mut client = tokio::net::TcpStream::connect(api)
         .await
         .expect("connected");
     let half = b"POST /assistants HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 10\r\n\r\n";
@@ -215,14 +203,7 @@ async fn the_second_signal_ends_at_once() {
 
 #[tokio::test]
 async fn the_demo_runs_prints_what_to_try_and_leaves_nothing_behind() {
-    let temporary =
-        std::env::temp_dir().join(format!("agent-sync-demo-test-{}", std::process::id()));
-    std::fs::create_dir(&temporary).expect("a directory");
-    std::fs::set_permissions(
-        &temporary,
-        std::os::unix::fs::PermissionsExt::from_mode(0o777),
-    )
-    .expect("open to all");
+    let temporary = directory_for_all("demo");
     let variables = [
         ("TMPDIR", temporary.to_str().expect("text")),
         ("AGENT_SYNC_HTTP_ADDR", "127.0.0.1:0"),
@@ -260,15 +241,7 @@ async fn the_demo_runs_prints_what_to_try_and_leaves_nothing_behind() {
         running.signal(ending);
         let code = running.ended().await;
         assert_eq!(code, if ending == "-INT" { Some(0) } else { None });
-        crate::support::eventually("nothing is left", || async {
-            let left = files(&temporary);
-            if left.is_empty() {
-                Ok(())
-            } else {
-                Err(format!("{left:?}"))
-            }
-        })
-        .await;
+        nothing_is_left(&temporary).await;
         let port = edit
             .split("127.0.0.1:")
             .nth(1)
@@ -284,14 +257,7 @@ async fn the_demo_runs_prints_what_to_try_and_leaves_nothing_behind() {
 
 #[tokio::test]
 async fn a_demo_that_is_killed_while_it_starts_leaves_nothing_behind_either() {
-    let temporary =
-        std::env::temp_dir().join(format!("agent-sync-killed-demo-{}", std::process::id()));
-    std::fs::create_dir(&temporary).expect("a directory");
-    std::fs::set_permissions(
-        &temporary,
-        std::os::unix::fs::PermissionsExt::from_mode(0o777),
-    )
-    .expect("open to all");
+    let temporary = directory_for_all("killed-demo");
     let mut running = Running::start(&["demo"], &[("TMPDIR", temporary.to_str().expect("text"))]);
     running.line("starting a throw-away PostgreSQL").await;
     crate::support::eventually("initdb is at work", || async {
@@ -307,8 +273,22 @@ async fn a_demo_that_is_killed_while_it_starts_leaves_nothing_behind_either() {
     .await;
     running.signal("-KILL");
     running.ended().await;
+    nothing_is_left(&temporary).await;
+    std::fs::remove_dir(&temporary).expect("empty");
+}
+
+/// Where the demo puts its cluster, and its server's user may.
+fn directory_for_all(name: &str) -> PathBuf {
+    let directory = std::env::temp_dir().join(format!("agent-sync-{name}-{}", std::process::id()));
+    std::fs::create_dir(&directory).expect("a directory");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+    std::fs::set_permissions(&directory, mode).expect("open to all");
+    directory
+}
+
+async fn nothing_is_left(directory: &Path) {
     crate::support::eventually("nothing is left", || async {
-        let left = files(&temporary);
+        let left = files(directory);
         if left.is_empty() {
             Ok(())
         } else {
@@ -316,7 +296,6 @@ async fn a_demo_that_is_killed_while_it_starts_leaves_nothing_behind_either() {
         }
     })
     .await;
-    std::fs::remove_dir(&temporary).expect("empty");
 }
 
 async fn shell(line: &str) -> (bool, String) {
@@ -333,7 +312,7 @@ async fn shell(line: &str) -> (bool, String) {
     (output.status.success(), text)
 }
 
-fn files(directory: &Path) -> Vec<std::path::PathBuf> {
+fn files(directory: &Path) -> Vec<PathBuf> {
     std::fs::read_dir(directory)
         .expect("readable")
         .map(|entry| entry.expect("an entry").path())

@@ -23,17 +23,6 @@ async fn drain(syncer: Arc<Syncer>) {
         .expect("drained");
 }
 
-/// Waits until this many sessions of the database wait for an advisory lock.
-async fn waiting_for_an_agent(db: &TestDatabase, sessions: i64) {
-    eventually("a worker waits for the agent's lock", || async {
-        let waiting = db
-            .count("pg_locks where locktype = 'advisory' and not granted and database = (select oid from pg_database where datname = current_database())")
-            .await;
-        if waiting == sessions { Ok(()) } else { Err(format!("{waiting} waiting")) }
-    })
-    .await;
-}
-
 /// Fan-out. A tool is edited in a transaction that is still open while an agent is linked to it and synced. A trigger
 /// that looked up the tool's agents would have seen none.
 #[tokio::test]
@@ -116,13 +105,9 @@ async fn a_worker_that_waited_for_an_agent_does_not_write_what_it_saw_before() {
     db.execute("update public.agents set system_prompt = 'first'")
         .await;
 
-    let other = db.connect().await;
-    other
-        .batch_execute(&format!("begin; select pg_advisory_xact_lock(hashtextextended('agent_sync:' || '{agent}'::uuid, 0))"))
-        .await
-        .expect("the other worker has the agent");
+    let other = db.hold_agent(agent).await;
     let first = tokio::spawn(drain(syncer(&db)));
-    waiting_for_an_agent(&db, 1).await;
+    db.somebody_waits_for_an_agent().await;
     db.execute("update public.agents set system_prompt = 'second'")
         .await;
     // The other worker deals with the second edit: its change is gone when the lock is free.
@@ -170,7 +155,7 @@ async fn an_edit_during_the_lazy_sync_that_registers_its_agent_is_not_dropped() 
     db.execute("update public.agents set system_prompt = 'edited'")
         .await;
     let draining = tokio::spawn(drain(syncer(&db)));
-    waiting_for_an_agent(&db, 1).await;
+    db.somebody_waits_for_an_agent().await;
     tx.commit().await.expect("committed");
     draining.await.expect("drained");
     assert_eq!(db.prompt(agent).await.as_deref(), Some("edited"));
@@ -185,16 +170,7 @@ async fn the_write_back_waits_for_no_editor_and_no_editor_for_it() {
     let worker = TestWorker::start(&db, ALL).await;
     let (held, free) = (db.agent("held").await, db.agent("free").await);
     db.converged().await;
-    eventually("both are written back", || async {
-        match db
-            .count("public.agents where langgraph_assistant_id = id::text")
-            .await
-        {
-            2 => Ok(()),
-            n => Err(format!("{n} of 2")),
-        }
-    })
-    .await;
+    db.written_back(2).await;
     db.execute("update public.agents set langgraph_assistant_id = null")
         .await;
     let editor = db.connect().await;
@@ -333,13 +309,7 @@ async fn workers_share_the_scope_of_the_last_one_started() {
     second.stop().await;
     // The first one, alone again, keeps to the scope that was stored last.
     let new = db.agent("new").await;
-    eventually("the first worker makes it", || async {
-        db.assistant(new)
-            .await
-            .map(drop)
-            .ok_or_else(|| "none yet".to_owned())
-    })
-    .await;
+    db.synced(new).await;
     tokio::time::timeout(Duration::from_secs(20), first.stop())
         .await
         .expect("stopped");
@@ -368,15 +338,7 @@ async fn an_assistant_that_another_session_holds_keeps_only_its_own_agent_waitin
          update public.agents set status = 'disabled' where id = '{removed}'"
     ))
     .await;
-    eventually("the other agent is synced", || async {
-        let prompt = db.prompt(other).await;
-        if prompt.as_deref() == Some("edited") {
-            Ok(())
-        } else {
-            Err(format!("{prompt:?}"))
-        }
-    })
-    .await;
+    db.prompted(other, "edited").await;
     let failed = db.count("agent_sync.ledger where state = 'failed'").await;
     assert_eq!(failed, 0, "waiting is not a failure of the agent's");
     // An editor who comes behind DDL that comes behind us.
@@ -403,13 +365,7 @@ async fn an_id_that_is_being_taken_keeps_only_its_own_agent_waiting() {
         "insert into public.agents (id, name, status) values ('{taken}', 'a', 'active'), ('{other}', 'b', 'active')"
     ))
     .await;
-    eventually("the other agent has its assistant", || async {
-        db.assistant(other)
-            .await
-            .map(drop)
-            .ok_or_else(|| "none yet".to_owned())
-    })
-    .await;
+    db.synced(other).await;
     squatter
         .batch_execute("rollback")
         .await

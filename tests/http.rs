@@ -1,9 +1,9 @@
 //! The HTTP servers: LangGraph's rules for a create, its error shape, limits, and the admin routes.
 
-use agent_sync::config::{DATABASE_URL, SCOPE};
+use agent_sync::config::SCOPE;
 use serde_json::{Value, json};
 
-use crate::support::binary::Running;
+use crate::support::binary::{FREE_PORTS, Running};
 use crate::support::worker::{exchange, request};
 use crate::support::{TestDatabase, TestWorker, eventually};
 
@@ -207,13 +207,7 @@ async fn in_memory_nothing_is_synced() {
     assert_eq!((status, &body["metadata"]), (200, &json!({"owner": "dev"})));
     worker.stop().await;
 
-    let running = Running::start(
-        &[],
-        &[
-            ("AGENT_SYNC_HTTP_ADDR", "127.0.0.1:0"),
-            ("AGENT_SYNC_ADMIN_ADDR", "127.0.0.1:0"),
-        ],
-    );
+    let running = Running::start(&[], FREE_PORTS);
     running
         .line("DATABASE_URL is not set: assistants are kept in memory, nothing is synced")
         .await;
@@ -313,34 +307,13 @@ async fn when_the_database_goes_away_the_api_says_503_and_when_to_come_back() {
 async fn requests_in_hand_are_answered_before_the_end() {
     let db = TestDatabase::new().await;
     let agent = db.agent("a").await;
-    let variables = [
-        (DATABASE_URL, db.url.as_str()),
-        ("ROBYN_DEV", "true"),
-        ("AGENT_SYNC_HTTP_ADDR", "127.0.0.1:0"),
-        ("AGENT_SYNC_ADMIN_ADDR", "127.0.0.1:0"),
-    ];
-    let mut running = Running::start(&[], &variables);
-    let line = running.line("agent-sync started").await;
-    let api = line
-        .split("api=")
-        .nth(1)
-        .and_then(|rest| rest.split(' ').next())
-        .expect("an address")
-        .parse()
-        .expect("one");
+    let mut running = Running::serve(&db, &[("ROBYN_DEV", "true")]);
+    let api = running.api().await;
     running.line("agent sync disabled").await;
-    let holder = db.connect().await;
-    holder
-        .batch_execute(&format!("begin; select pg_advisory_xact_lock(hashtextextended('agent_sync:' || '{agent}'::uuid, 0))"))
-        .await
-        .expect("locked");
+    let holder = db.hold_agent(agent).await;
     let body = json!({"graph_id": "agent", "metadata": {"supabase_agent_id": agent}}).to_string();
     let asked = tokio::spawn(async move { request(api, "POST", "/assistants", Some(&body)).await });
-    eventually("the request waits for the agent's lock", || async {
-        let waiting = "pg_locks where locktype = 'advisory' and not granted and database = (select oid from pg_database where datname = current_database())";
-        if db.count(waiting).await == 1 { Ok(()) } else { Err(running.output()) }
-    })
-    .await;
+    db.somebody_waits_for_an_agent().await;
     running.signal("-TERM");
     running.line("stopping").await;
     holder.batch_execute("commit").await.expect("released");

@@ -79,15 +79,7 @@ async fn a_lazily_synced_agent_is_kept_in_step_from_then_on() {
     let (db, worker) = demo(DEV).await;
     worker.create(naming(REFUND_DESK)).await;
     db.execute("update public.agents set system_prompt = 'edited' where name in ('Refund Desk', 'Gear Advisor')").await;
-    eventually("the assistant is edited", || async {
-        let prompt = db.prompt(REFUND_DESK.parse().unwrap()).await;
-        if prompt.as_deref() == Some("edited") {
-            Ok(())
-        } else {
-            Err(format!("{prompt:?}"))
-        }
-    })
-    .await;
+    db.prompted(REFUND_DESK.parse().unwrap(), "edited").await;
     assert_eq!(
         db.count("langgraph_server.assistants").await,
         1,

@@ -133,7 +133,7 @@ async fn disabled_and_altered_triggers_are_put_right() {
          alter table public.agents enable trigger agent_sync_update;
          drop trigger agent_sync_delete on public.agents;
          create or replace trigger agent_sync_truncate after truncate on public.agents
-           for each statement execute function agent_sync.record_insert()",
+           for each statement execute function agent_sync.record_rows()",
     )
     .await;
     assert_eq!(migrations::missing(&pool).await.expect("checked").len(), 4);
@@ -155,13 +155,7 @@ async fn a_table_in_use_is_not_waited_for_and_what_was_edited_meanwhile_is_found
         .batch_execute("begin; update public.agents set name = 'editing'")
         .await
         .expect("an open edit");
-    let variables = [
-        (DATABASE_URL, db.url.as_str()),
-        (SCOPE, "all"),
-        ("AGENT_SYNC_HTTP_ADDR", "127.0.0.1:0"),
-        ("AGENT_SYNC_ADMIN_ADDR", "127.0.0.1:0"),
-    ];
-    let running = Running::start(&[], &variables);
+    let running = Running::serve(&db, &[(SCOPE, "all")]);
     running.line("Startup sync summary").await;
     assert!(
         db.assistant(id).await.is_some(),

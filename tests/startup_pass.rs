@@ -36,13 +36,7 @@ async fn every_active_agent_gets_an_assistant_and_its_row_names_it() {
 async fn the_summary_is_logged_as_promised() {
     let db = TestDatabase::new().await;
     db.execute(agent_sync::demo::DATA).await;
-    let variables = [
-        (DATABASE_URL, db.url.as_str()),
-        (SCOPE, "ALL "),
-        ("AGENT_SYNC_HTTP_ADDR", "127.0.0.1:0"),
-        ("AGENT_SYNC_ADMIN_ADDR", "127.0.0.1:0"),
-    ];
-    let first = Running::start(&["serve"], &variables);
+    let first = Running::serve(&db, &[(SCOPE, "ALL ")]);
     let line = first.line("Startup sync summary").await;
     assert!(
         line.ends_with("Startup sync summary: total=10 created=10 updated=0 skipped=0 failed=0"),
@@ -59,7 +53,7 @@ async fn the_summary_is_logged_as_promised() {
          delete from agent_sync.outbox",
     )
     .await;
-    let second = Running::start(&[], &variables);
+    let second = Running::serve(&db, &[(SCOPE, "all")]);
     let line = second.line("Startup sync summary").await;
     assert!(
         line.ends_with("Startup sync summary: total=11 created=0 updated=1 skipped=7 failed=1 removed=1 conflict=1"),
@@ -199,12 +193,7 @@ async fn only_the_listed_organizations_are_in_scope() {
 async fn scope_none_is_said_and_skips_the_pass() {
     let db = TestDatabase::new().await;
     db.agent("a").await;
-    let variables = [
-        (DATABASE_URL, db.url.as_str()),
-        ("AGENT_SYNC_HTTP_ADDR", "127.0.0.1:0"),
-        ("AGENT_SYNC_ADMIN_ADDR", "127.0.0.1:0"),
-    ];
-    let running = Running::start(&[], &variables);
+    let running = Running::serve(&db, &[]);
     running
         .line("agent sync disabled (AGENT_SYNC_SCOPE=none)")
         .await;
@@ -215,13 +204,7 @@ async fn scope_none_is_said_and_skips_the_pass() {
 async fn an_invalid_scope_is_named_and_the_worker_runs() {
     let db = TestDatabase::new().await;
     db.agent("a").await;
-    let variables = [
-        (DATABASE_URL, db.url.as_str()),
-        (SCOPE, "org:not-a-uuid"),
-        ("AGENT_SYNC_HTTP_ADDR", "127.0.0.1:0"),
-        ("AGENT_SYNC_ADMIN_ADDR", "127.0.0.1:0"),
-    ];
-    let running = Running::start(&[], &variables);
+    let running = Running::serve(&db, &[(SCOPE, "org:not-a-uuid")]);
     let line = running.line("AGENT_SYNC_SCOPE is invalid").await;
     assert!(
         line.contains("WARN") && line.contains("org:not-a-uuid"),
@@ -387,13 +370,7 @@ async fn missing_optional_tables_and_columns_are_tolerated() {
          insert into public.agents values (gen_random_uuid(), 'older', 0.5, 100)",
     )
     .await;
-    let variables = [
-        (DATABASE_URL, db.url.as_str()),
-        (SCOPE, "all"),
-        ("AGENT_SYNC_HTTP_ADDR", "127.0.0.1:0"),
-        ("AGENT_SYNC_ADMIN_ADDR", "127.0.0.1:0"),
-    ];
-    let running = Running::start(&[], &variables);
+    let running = Running::serve(&db, &[(SCOPE, "all")]);
     let line = running.line("incomplete").await;
     for missing in [
         "table mcp_tools",
@@ -453,13 +430,7 @@ async fn without_the_agents_table_there_is_one_clear_error_and_the_server_answer
         uuid(1)
     ))
     .await;
-    eventually("the late agent has its assistant", || async {
-        db.assistant(uuid(1))
-            .await
-            .map(drop)
-            .ok_or_else(|| "none yet".to_owned())
-    })
-    .await;
+    db.synced(uuid(1)).await;
     worker.stop().await;
 }
 
@@ -469,19 +440,9 @@ async fn live_comes_before_the_pass_and_ready_after_it() {
     let id = db.agent("a").await;
     TestWorker::start(&db, &[]).await.stop().await;
     // Whoever holds the agent's lock holds up the pass.
-    let blocker = db.connect().await;
-    blocker
-        .batch_execute(&format!("begin; select pg_advisory_xact_lock(hashtextextended('agent_sync:' || '{id}'::uuid, 0))"))
-        .await
-        .expect("locked");
+    let blocker = db.hold_agent(id).await;
     let worker = TestWorker::start_with(&[(DATABASE_URL, &db.url), (SCOPE, "all")]).await;
-    eventually("the pass waits for the lock", || async {
-        match db.count("pg_locks where locktype = 'advisory' and not granted and database = (select oid from pg_database where datname = current_database())").await {
-            1 => Ok(()),
-            n => Err(format!("{n} waiting")),
-        }
-    })
-    .await;
+    db.somebody_waits_for_an_agent().await;
     assert_eq!(request(worker.admin, "GET", "/live", None).await.0, 200);
     let (status, body) = request(worker.admin, "GET", "/ready", None).await;
     assert_eq!(

@@ -98,10 +98,10 @@ begin
 end;
 $$;
 
--- The triggers' functions. A statement that touched no row records nothing (array_agg of nothing is null).
+-- The triggers' functions: of inserts and deletes, of updates, of truncates. A statement that touched no row records nothing (array_agg of nothing is null).
 -- Should a key not be found where it is expected (a renamed column, a value that cannot become json), the edit
 -- goes through and the whole table counts as changed. The exception blocks only read, so they cost no transaction id.
-create or replace function agent_sync.record_insert() returns trigger
+create or replace function agent_sync.record_rows() returns trigger
 language plpgsql security definer
 set search_path = ''
 as $$
@@ -110,30 +110,9 @@ declare
 begin
   begin
     if tg_table_name = 'agent_mcp_tools' then
-      select array_agg(distinct r.agent_id::text) into keys from new_rows as r where r.agent_id is not null;
+      select array_agg(distinct r.agent_id::text) into keys from rows as r where r.agent_id is not null;
     else
-      select array_agg(r.id::text) into keys from new_rows as r;
-    end if;
-  exception when others then
-    keys := array[null::text];
-  end;
-  perform agent_sync.record(tg_table_name, keys);
-  return null;
-end;
-$$;
-
-create or replace function agent_sync.record_delete() returns trigger
-language plpgsql security definer
-set search_path = ''
-as $$
-declare
-  keys text[];
-begin
-  begin
-    if tg_table_name = 'agent_mcp_tools' then
-      select array_agg(distinct r.agent_id::text) into keys from old_rows as r where r.agent_id is not null;
-    else
-      select array_agg(r.id::text) into keys from old_rows as r;
+      select array_agg(r.id::text) into keys from rows as r;
     end if;
   exception when others then
     keys := array[null::text];
@@ -204,24 +183,24 @@ set search_path = ''
 as $$
   select s.source, e.event, pg_catalog.format(
     'create or replace trigger agent_sync_%2$s after %2$s on public.%1$I %3$s'
-    ' for each statement execute function agent_sync.record_%2$s();'
+    ' for each statement execute function agent_sync.%4$s();'
     ' alter table public.%1$I enable always trigger agent_sync_%2$s;'
     ' insert into agent_sync.outbox (source, key) select ''agents'', null where exists (select from agent_sync.ledger);'
     ' notify agent_sync;',
-    s.source, e.event, e.transition_tables
+    s.source, e.event, e.transition_tables, e.function
   )
   from pg_catalog.unnest(array['agents', 'agent_mcp_tools', 'mcp_tools', 'global_ai_engines', 'ai_models'])
     with ordinality as s (source, position)
   cross join (values
-    (1, 'insert', 'referencing new table as new_rows'),
-    (2, 'update', 'referencing old table as old_rows new table as new_rows'),
-    (3, 'delete', 'referencing old table as old_rows'),
-    (4, 'truncate', '')
-  ) as e (position, event, transition_tables)
+    (1, 'insert', 'referencing new table as rows', 'record_rows'),
+    (2, 'update', 'referencing old table as old_rows new table as new_rows', 'record_update'),
+    (3, 'delete', 'referencing old table as rows', 'record_rows'),
+    (4, 'truncate', '', 'record_truncate')
+  ) as e (position, event, transition_tables, function)
   join pg_catalog.pg_class as c on c.oid = pg_catalog.to_regclass('public.' || s.source) and c.relkind in ('r', 'p')
   left join pg_catalog.pg_trigger as t on t.tgrelid = c.oid and t.tgname = 'agent_sync_' || e.event
   where t.oid is null or t.tgenabled <> 'A'
-    or t.tgfoid is distinct from pg_catalog.to_regprocedure('agent_sync.record_' || e.event || '()')
+    or t.tgfoid is distinct from pg_catalog.to_regprocedure('agent_sync.' || e.function || '()')
   order by s.position, e.position;
 $$;
 

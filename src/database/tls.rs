@@ -36,22 +36,23 @@ impl Tls {
     /// `root_cert`: a PEM file with the roots to trust, any number of them; else the host's own.
     pub fn new(verify: Verify, root_cert: Option<&str>) -> Result<Self, String> {
         let provider = Arc::new(ring::default_provider());
-        let verifier: Arc<dyn ServerCertVerifier> = match verify {
-            Verify::Nothing => Arc::new(Unverified {
-                provider: provider.clone(),
-            }),
+        let webpki = match verify {
+            Verify::Nothing => None,
             Verify::Chain | Verify::ChainAndHost => {
                 let roots = Arc::new(roots(root_cert)?);
-                let webpki = WebPkiServerVerifier::builder_with_provider(roots, provider.clone())
-                    .build()
-                    .map_err(|e| format!("no usable root certificates: {e}"))?;
-                if verify == Verify::Chain {
-                    Arc::new(AnyHost { webpki })
-                } else {
-                    webpki
-                }
+                let builder = WebPkiServerVerifier::builder_with_provider(roots, provider.clone());
+                Some(
+                    builder
+                        .build()
+                        .map_err(|e| format!("no usable root certificates: {e}"))?,
+                )
             }
         };
+        let verifier = Arc::new(Verifier {
+            verify,
+            webpki,
+            provider: provider.clone(),
+        });
         let config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(|e| e.to_string())?
@@ -85,22 +86,34 @@ fn roots(root_cert: Option<&str>) -> Result<RootCertStore, String> {
     Ok(store)
 }
 
-/// Checks signatures, so that the peer has the key of the certificate it shows, and nothing about that certificate.
+/// Checks in any case that the peer has the key of the certificate it shows; and of that certificate, what is asked for.
 #[derive(Debug)]
-struct Unverified {
+struct Verifier {
+    verify: Verify,
+    /// `None` for [`Verify::Nothing`].
+    webpki: Option<Arc<WebPkiServerVerifier>>,
     provider: Arc<CryptoProvider>,
 }
 
-impl ServerCertVerifier for Unverified {
+impl ServerCertVerifier for Verifier {
     fn verify_server_cert(
         &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
+        let Some(webpki) = &self.webpki else {
+            return Ok(ServerCertVerified::assertion());
+        };
+        match webpki.verify_server_cert(certificate, intermediates, name, ocsp, now) {
+            // The name is checked last: all else was in order.
+            Err(Error::InvalidCertificate(
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+            )) if self.verify == Verify::Chain => Ok(ServerCertVerified::assertion()),
+            verdict => verdict,
+        }
     }
 
     fn verify_tls12_signature(
@@ -135,56 +148,5 @@ impl ServerCertVerifier for Unverified {
         self.provider
             .signature_verification_algorithms
             .supported_schemes()
-    }
-}
-
-/// Everything that [`WebPkiServerVerifier`] checks, except for the host's name.
-#[derive(Debug)]
-struct AnyHost {
-    webpki: Arc<WebPkiServerVerifier>,
-}
-
-impl ServerCertVerifier for AnyHost {
-    fn verify_server_cert(
-        &self,
-        certificate: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        name: &ServerName<'_>,
-        ocsp: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        match self
-            .webpki
-            .verify_server_cert(certificate, intermediates, name, ocsp, now)
-        {
-            Err(Error::InvalidCertificate(
-                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-            )) => Ok(ServerCertVerified::assertion()),
-            verdict => verdict,
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.webpki
-            .verify_tls12_signature(message, certificate, signature)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.webpki
-            .verify_tls13_signature(message, certificate, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.webpki.supported_verify_schemes()
     }
 }

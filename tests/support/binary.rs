@@ -1,12 +1,18 @@
 //! The real binary.
 
+use std::net::SocketAddr;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 
-use super::eventually;
+use super::{TestDatabase, eventually};
+
+pub const FREE_PORTS: &[(&str, &str)] = &[
+    ("AGENT_SYNC_HTTP_ADDR", "127.0.0.1:0"),
+    ("AGENT_SYNC_ADMIN_ADDR", "127.0.0.1:0"),
+];
 
 /// `agent-sync` with these arguments and nothing in its environment but `PATH` and these variables.
 pub fn command(args: &[&str], variables: &[(&str, &str)]) -> Command {
@@ -38,6 +44,22 @@ impl Running {
         collect(child.stdout.take().expect("stdout"), Arc::clone(&lines));
         collect(child.stderr.take().expect("stderr"), Arc::clone(&lines));
         Self { child, lines }
+    }
+
+    /// `agent-sync serve` on this database, on free ports.
+    pub fn serve(database: &TestDatabase, variables: &[(&str, &str)]) -> Self {
+        let own = [("DATABASE_URL", database.url.as_str())];
+        Self::start(&[], &[&own, FREE_PORTS, variables].concat())
+    }
+
+    /// The address of the API, once it is told.
+    pub async fn api(&self) -> SocketAddr {
+        let line = self.line("agent-sync started").await;
+        let address = line
+            .split("api=")
+            .nth(1)
+            .and_then(|rest| rest.split(' ').next());
+        address.expect("an address").parse().expect("an address")
     }
 
     pub fn output(&self) -> String {

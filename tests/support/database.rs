@@ -93,6 +93,85 @@ impl TestDatabase {
         client
     }
 
+    /// Another worker, as far as the database can tell: a session that has the agent's lock in an open transaction.
+    pub async fn hold_agent(&self, agent: Uuid) -> Client {
+        let holder = self.connect().await;
+        let lock = format!(
+            "select pg_advisory_xact_lock(hashtextextended('agent_sync:' || '{agent}'::uuid, 0))"
+        );
+        holder
+            .batch_execute(&format!("begin; {lock}"))
+            .await
+            .expect("the agent's lock");
+        holder
+    }
+
+    /// Waits until somebody waits for an agent's lock.
+    pub async fn somebody_waits_for_an_agent(&self) {
+        super::eventually("somebody waits for the agent's lock", || async {
+            let waiting = self
+                .count(
+                    "pg_locks where locktype = 'advisory' and not granted
+                     and database = (select oid from pg_database where datname = current_database())",
+                )
+                .await;
+            if waiting == 1 { Ok(()) } else { Err(format!("{waiting} waiting")) }
+        })
+        .await;
+    }
+
+    /// Waits until nothing is left in the outbox.
+    pub async fn drained(&self) {
+        super::eventually("the outbox is drained", || async {
+            let left = self.count("agent_sync.outbox").await;
+            if left == 0 {
+                Ok(())
+            } else {
+                Err(format!("{left} left"))
+            }
+        })
+        .await;
+    }
+
+    /// Waits until the assistant is told this at the start of a conversation.
+    pub async fn prompted(&self, assistant: Uuid, expected: &str) {
+        super::eventually("the assistant has the prompt", || async {
+            let prompt = self.prompt(assistant).await;
+            if prompt.as_deref() == Some(expected) {
+                Ok(())
+            } else {
+                Err(format!("{prompt:?}"))
+            }
+        })
+        .await;
+    }
+
+    /// Waits until the agent has its canonical assistant.
+    pub async fn synced(&self, agent: Uuid) {
+        super::eventually("the agent has its assistant", || async {
+            self.assistant(agent)
+                .await
+                .map(drop)
+                .ok_or_else(|| "none yet".to_owned())
+        })
+        .await;
+    }
+
+    /// Waits until this many agents' rows name their canonical assistants.
+    pub async fn written_back(&self, agents: i64) {
+        super::eventually("the agents' rows name their assistants", || async {
+            let named = self
+                .count("public.agents where langgraph_assistant_id = id::text")
+                .await;
+            if named == agents {
+                Ok(())
+            } else {
+                Err(format!("{named} of {agents}"))
+            }
+        })
+        .await;
+    }
+
     pub async fn execute(&self, statements: &str) {
         if let Err(e) = self.client.batch_execute(statements).await {
             panic!(
