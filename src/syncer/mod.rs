@@ -130,25 +130,21 @@ impl Syncer {
                 return Err(error);
             }
             savepoint.rollback().await?;
-            if chunk.len() > 1 {
+            let &[agent] = chunk else {
                 let (left, right) = chunk.split_at(chunk.len() / 2);
                 chunks.extend([right, left]);
                 continue;
-            }
-            if fault == Fault::Setup
-                && failed.outcomes.len() + 1 == SYSTEMIC
-                && batch.outcomes.is_empty()
-            {
+            };
+            let systemic = failed.outcomes.len() + 1 >= SYSTEMIC && batch.outcomes.is_empty();
+            if fault == Fault::Setup && systemic {
                 return Err(error);
             }
-            let mut work = Work::new(claim);
-            for agent in chunk {
-                if fault == Fault::Locked {
-                    work.postpone(*agent);
-                } else {
-                    let in_scope = is_in_scope(tx, &shape, &scope, *agent).await?;
-                    work.fail(*agent, error.to_string(), in_scope);
-                }
+            let mut work = Work::new(None);
+            if fault == Fault::Locked {
+                work.postpone(agent);
+            } else {
+                let in_scope = is_in_scope(tx, &shape, &scope, agent).await?;
+                work.fail(agent, error.to_string(), in_scope);
             }
             let retries = work.write(tx).await?;
             failed.add(Batch {
