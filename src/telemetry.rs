@@ -8,7 +8,9 @@ use crate::config::{Log, LogFormat};
 
 /// Once a process; a second call changes nothing.
 pub fn init(log: &Log) {
-    let filter = EnvFilter::try_new(&log.filter).unwrap_or_else(|_| EnvFilter::new("info"));
+    // What the pool has to say of a lost connection is said better by whoever wanted one.
+    let filter = format!("deadpool.postgres=off,{}", log.filter);
+    let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use futures::{FutureExt, StreamExt, future, stream};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_postgres::AsyncMessage;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::database::DatabaseUrl;
 use crate::retry::Backoff;
@@ -25,20 +26,29 @@ const STEADY: Duration = Duration::from_secs(60);
 /// Listens for ever. Runs until it is dropped, which it may be at any point.
 pub async fn run(url: &DatabaseUrl, bell: &Notify) {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(30));
+    let mut lost = false;
     loop {
-        let started = tokio::time::Instant::now();
-        let error = listen(url, bell).await;
-        if started.elapsed() > STEADY {
+        let mut heard_since = None;
+        let error = listen(url, bell, &mut heard_since).await;
+        if heard_since.is_some_and(|since: Instant| since.elapsed() > STEADY) {
             backoff.reset();
         }
-        let pause = backoff.pause();
-        warn!(%error, retry_in_ms = pause.as_millis(), "the listening connection is lost, polling meanwhile");
-        tokio::time::sleep(pause).await;
+        if heard_since.is_some() || !lost {
+            warn!(%error, "the listening connection is lost, polling until there is a new one");
+        } else {
+            debug!(%error, "no listening connection yet");
+        }
+        lost = true;
+        tokio::time::sleep(backoff.pause()).await;
     }
 }
 
-/// Listens until the connection is lost, and says why it was.
-async fn listen(url: &DatabaseUrl, bell: &Notify) -> crate::database::Error {
+/// Listens until the connection is lost, and says why it was; and since when there was one, if there was.
+async fn listen(
+    url: &DatabaseUrl,
+    bell: &Notify,
+    heard_since: &mut Option<Instant>,
+) -> crate::database::Error {
     let connecting = url.config().connect(url.tls().connector());
     let (client, mut connection) = match tokio::time::timeout(SETUP_TIMEOUT, connecting).await {
         Ok(Ok(connected)) => connected,
@@ -61,6 +71,7 @@ async fn listen(url: &DatabaseUrl, bell: &Notify) -> crate::database::Error {
         let listen = format!("listen {CHANNEL}");
         match tokio::time::timeout(SETUP_TIMEOUT, client.batch_execute(&listen)).await {
             Ok(Ok(())) => {
+                *heard_since = Some(Instant::now());
                 info!(channel = CHANNEL, "listening for changes");
                 bell.notify_one();
                 // The client must outlive the listening: dropping it ends the session.
