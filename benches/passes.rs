@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use agent_sync::database::{Database, DatabaseUrl, migrations};
 use agent_sync::demo::SCHEMA;
 use agent_sync::demo::postgres::Postgres;
+use agent_sync::pass;
 use agent_sync::scope::Scope;
 use agent_sync::syncer::{Summary, Syncer};
-use agent_sync::worker;
 use tokio_postgres::{Client, NoTls};
 use tokio_util::sync::CancellationToken;
 
@@ -71,8 +71,7 @@ async fn main() -> Result<(), AnyError> {
         let floored = time(pure_sql(&floor)).await?;
         let versions = versions(&ours).await?;
         let started = Instant::now();
-        let summary: Summary =
-            worker::pass(&syncer, &Scope::All, &CancellationToken::new()).await?;
+        let summary: Summary = pass::run(&syncer, &Scope::All, &CancellationToken::new()).await?;
         let passed = started.elapsed();
         let raised = self::versions(&ours).await? - versions;
         println!(

@@ -21,8 +21,10 @@
 //! |---|---|
 //! | [`cli`], [`config`], [`telemetry`] | commands; environment → [`config::Config`]; logs |
 //! | [`scope`] | which agents the startup pass takes |
-//! | [`worker`] | the startup pass, the change loop, and the order of shutting down |
-//! | [`changes`] | the doorbell (`listener`), the outbox (claim, settle, retry), bursts of edits |
+//! | [`worker`] | what runs, and the order of starting and of shutting down |
+//! | [`pass`] | looks at every agent of a scope: the startup pass |
+//! | [`changes`] | the change loop, its doorbell (`listener`), and bursts of edits |
+//! | [`outbox`] | what changed: claim, settle, spread, retry |
 //! | [`http`] | the API (`POST /assistants` and lazy sync) and the admin server |
 //! | [`syncer`] | ids → read → map → plan → write → outcomes |
 //! | [`source`], [`agent`] | reads agents; a row as the database has it |
@@ -33,6 +35,7 @@
 //! | [`write_back`] | `public.agents.langgraph_assistant_id` |
 //! | [`database`] | connecting, the pool, transactions, migrations |
 //! | [`demo`] | a throw-away Postgres with a believable data set |
+//! | [`ids`], [`retry`], [`readiness`] | what several of these share |
 
 pub mod agent;
 pub mod assistant;
@@ -44,6 +47,8 @@ pub mod demo;
 pub mod http;
 pub mod ids;
 pub mod ledger;
+pub mod outbox;
+pub mod pass;
 pub mod plan;
 pub mod readiness;
 pub mod retry;

@@ -11,27 +11,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use crate::changes::{self, listener};
 use crate::config::{self, Config};
-use crate::database::{Database, DatabaseUrl, Error, begin, migrations};
+use crate::database::{Database, DatabaseUrl, Error, migrations};
 use crate::http;
-use crate::ids::AgentId;
+use crate::pass;
 use crate::readiness::Readiness;
 use crate::retry::Backoff;
 use crate::scope::{Scope, ScopeError};
 use crate::store::{Store, memory::Memory};
-use crate::syncer::{self, BATCH, Summary, Syncer};
+use crate::syncer::{self, Syncer};
 
 /// How long what is in hand may take once the worker was told to stop.
 pub const GRACE: Duration = Duration::from_secs(10);
-
-/// How often a long pass says how far it is.
-const PROGRESS: Duration = Duration::from_secs(5);
 
 /// How long setting up waits for a customer's table that is locked, before the pass runs without its triggers.
 const TRIGGER_PATIENCE: Duration = Duration::from_secs(2);
@@ -255,7 +251,7 @@ async fn startup(
             }
             Ok(scope) => {
                 readiness.waiting_for("the startup pass is running");
-                match pass(syncer, scope, shutdown).await {
+                match pass::run(syncer, scope, shutdown).await {
                     Ok(_) if shutdown.is_cancelled() => return,
                     Ok(summary) => {
                         info!("Startup sync summary: {summary}");
@@ -286,73 +282,5 @@ async fn startup(
                 }
             }
         }
-    }
-}
-
-/// Syncs every agent of the scope, and every agent that has an assistant of ours.
-///
-/// The pages only name candidates. What an agent says is read under its lock, so an edit during the pass is either seen
-/// by it or still in the outbox.
-pub async fn pass(
-    syncer: &Syncer,
-    scope: &Scope,
-    shutdown: &CancellationToken,
-) -> Result<Summary, Error> {
-    let mut summary = Summary::default();
-    let mut last: Option<AgentId> = None;
-    let mut progress = Progress::since(Instant::now());
-    while !shutdown.is_cancelled() {
-        let agents = {
-            let mut client = syncer.database.client().await?;
-            let tx = begin(&mut client).await?;
-            let shape = syncer.source.shape(tx.client()).await?;
-            let agents = shape.candidates(tx.client(), scope, last, BATCH).await?;
-            tx.commit().await?;
-            agents
-        };
-        if agents.is_empty() {
-            break;
-        }
-        let batch = syncer.sync_now(&agents, None).await?;
-        summary.add(Summary::of(&batch.outcomes));
-        last = agents.last().copied();
-        if progress.is_due(Instant::now()) {
-            info!("Startup sync so far: {summary}");
-        }
-    }
-    Ok(summary)
-}
-
-/// Says when a long pass has been silent for long enough.
-struct Progress {
-    said: Instant,
-}
-
-impl Progress {
-    fn since(start: Instant) -> Self {
-        Self { said: start }
-    }
-
-    fn is_due(&mut self, now: Instant) -> bool {
-        let due = now.duration_since(self.said) >= PROGRESS;
-        if due {
-            self.said = now;
-        }
-        due
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn progress_is_told_every_five_seconds_and_not_before() {
-        let start = Instant::now();
-        let mut progress = Progress::since(start);
-        let told = (1..=11)
-            .filter(|second| progress.is_due(start + Duration::from_secs(*second)))
-            .collect::<Vec<u64>>();
-        assert_eq!(told, [5, 10]);
     }
 }

@@ -12,11 +12,10 @@ use tokio::sync::Notify;
 use tokio_postgres::types::Type;
 use tracing::{debug, warn};
 
-use crate::database::{Client, Database, Error, Fault, begin_plain, column};
+use crate::database::{BATCH, Client, Database, Error, Fault, begin_plain, column};
 use crate::ids::AgentId;
 use crate::retry::Backoff;
 use crate::sql;
-use crate::syncer::BATCH;
 
 #[derive(Debug)]
 pub struct WriteBack {

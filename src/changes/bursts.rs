@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::outbox::{Change, Claimed};
 use crate::ids::AgentId;
+use crate::outbox::{Change, Claimed};
 
 /// The pause in a burst after which it counts as over.
 pub const QUIET: Duration = Duration::from_millis(25);

@@ -2,7 +2,6 @@
 
 pub mod bursts;
 pub mod listener;
-pub mod outbox;
 
 use std::time::Duration;
 
@@ -10,9 +9,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
-use crate::database::{Client, Error, begin};
+use crate::database::{BATCH, Client, Error, begin};
+use crate::outbox;
 use crate::retry::Backoff;
-use crate::syncer::{BATCH, Syncer};
+use crate::syncer::Syncer;
 use bursts::Bursts;
 
 /// How long the loop sleeps at most when no bell rings. A lost notification costs this much, and nothing else.

@@ -28,6 +28,10 @@ macro_rules! sql {
     };
 }
 
+/// The most agents that one transaction locks. Advisory locks live in a table of fixed size that all sessions of the
+/// cluster share.
+pub const BATCH: usize = 500;
+
 /// How many connections one worker opens at most, the listening one aside. Supabase's smallest plans have 60 in all.
 const POOL_SIZE: usize = 6;
 

@@ -32,10 +32,6 @@ use crate::sql;
 use crate::store::postgres as assistants;
 use crate::write_back::WriteBack;
 
-/// The most agents that one transaction locks. Advisory locks live in a table of fixed size that all sessions of the
-/// cluster share.
-pub const BATCH: usize = 500;
-
 /// How many agents of a batch may be refused for a reason that an operator has to mend (a missing privilege, say) while
 /// none is written, before that is taken for everybody's trouble rather than theirs.
 const SYSTEMIC: usize = 3;
@@ -74,7 +70,7 @@ impl Syncer {
         }
     }
 
-    /// Syncs up to [`BATCH`] agents in a transaction of its own: lock, read, write, commit, write back.
+    /// Syncs up to [`crate::database::BATCH`] agents in a transaction of its own: lock, read, write, commit, write back.
     pub async fn sync_now(
         &self,
         agents: &[AgentId],

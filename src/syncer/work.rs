@@ -7,10 +7,10 @@ use tracing::warn;
 
 use super::outcome::Outcome;
 use crate::assistant::{Assistant, Content};
-use crate::changes::outbox;
 use crate::database::Error;
 use crate::ids::{AgentId, AssistantId};
 use crate::ledger::{self, Conflict, Failure, Written};
+use crate::outbox;
 use crate::plan::{self, Claim, Observed, State, Step, Wanted};
 use crate::retry;
 use crate::store::postgres::{self as assistants, How, Write};
