@@ -23,7 +23,8 @@
 //! | [`scope`] | which agents the startup pass takes |
 //! | [`worker`] | what runs, and the order of starting and of shutting down |
 //! | [`pass`] | looks at every agent of a scope: the startup pass |
-//! | [`changes`] | the change loop, its doorbell (`listener`), and bursts of edits |
+//! | [`changes`] | the change loop, the listening connection, and bursts of edits |
+//! | [`doorbell`] | what the change loop waits for, and how well the listening goes |
 //! | [`outbox`] | what changed: claim, settle, spread, retry |
 //! | [`http`] | the API (`POST /assistants` and lazy sync) and the admin server |
 //! | [`syncer`] | ids → read → map → plan → write → outcomes |
@@ -44,6 +45,7 @@ pub mod cli;
 pub mod config;
 pub mod database;
 pub mod demo;
+pub mod doorbell;
 pub mod http;
 pub mod ids;
 pub mod ledger;

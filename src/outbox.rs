@@ -27,6 +27,8 @@ pub struct Claimed {
 pub struct Change {
     pub id: i64,
     pub age: Duration,
+    /// The retry of a failed agent: nobody rang for it.
+    pub retry: bool,
 }
 
 impl Claimed {
@@ -36,6 +38,15 @@ impl Claimed {
 
     pub fn agents(&self) -> Vec<AgentId> {
         self.changes.keys().copied().collect()
+    }
+
+    /// How many edits had been waiting for longer than this.
+    pub fn overdue(&self, than: Duration) -> usize {
+        self.changes
+            .values()
+            .flatten()
+            .filter(|change| !change.retry && change.age > than)
+            .count()
     }
 
     fn rows(&self) -> Vec<i64> {
@@ -69,9 +80,11 @@ pub async fn claim(
         let age: i64 = column(&row, "age_ms")?;
         match Uuid::try_parse(key) {
             Ok(agent) => {
+                let age = Duration::from_millis(age.try_into().unwrap_or(0));
                 let change = Change {
                     id,
-                    age: Duration::from_millis(age.try_into().unwrap_or(0)),
+                    age,
+                    retry: column(&row, "retry")?,
                 };
                 claimed
                     .changes

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use crate::database::{BATCH, Error, begin};
+use crate::database::{BATCH, DEADLINE, Error, begin};
 use crate::ids::AgentId;
 use crate::scope::Scope;
 use crate::syncer::{Summary, Syncer};
@@ -27,14 +27,16 @@ pub async fn run(
     let mut last: Option<AgentId> = None;
     let mut progress = Progress::since(Instant::now());
     while !shutdown.is_cancelled() {
-        let agents = {
+        let finding = async {
             let mut client = syncer.database.client().await?;
             let tx = begin(&mut client).await?;
             let shape = syncer.source.shape(tx.client()).await?;
             let agents = shape.candidates(tx.client(), scope, last, BATCH).await?;
             tx.commit().await?;
-            agents
+            client.give_back();
+            Ok(agents)
         };
+        let agents = syncer.database.within(DEADLINE, finding).await?;
         if agents.is_empty() {
             break;
         }

@@ -29,6 +29,9 @@ use crate::syncer::{self, Syncer};
 /// How long what is in hand may take once the worker was told to stop.
 pub const GRACE: Duration = Duration::from_secs(10);
 
+/// How long setting up may take, before it is begun anew.
+const SET_UP: Duration = Duration::from_secs(120);
+
 /// How long setting up waits for a customer's table that is locked, before the pass runs without its triggers.
 const TRIGGER_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -157,7 +160,7 @@ async fn keep_synced(
 ) {
     let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(30));
     let left = loop {
-        match set_up(config, syncer).await {
+        match syncer.database.within(SET_UP, set_up(config, syncer)).await {
             Ok(left) => break left,
             Err(e) => {
                 let pause = backoff.pause();
@@ -180,7 +183,7 @@ async fn keep_synced(
     // The work ends by itself, after the batch in hand; the other two may be dropped at any point.
     tokio::select! {
         _ = work => {}
-        () = listener::run(url, &syncer.bell) => {}
+        () = listener::run(url, &syncer.database, &syncer.doorbell) => {}
         () = syncer.write_back.retry() => {}
     }
 }
@@ -207,6 +210,7 @@ async fn set_up(config: &Config, syncer: &Syncer) -> Result<Vec<String>, Error> 
     if let Ok(scope) = &config.scope {
         share_scope(&client, scope).await?;
     }
+    client.give_back();
     Ok(left)
 }
 

@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use tokio_postgres::types::Type;
 use tracing::{debug, warn};
 
-use crate::database::{BATCH, Client, Database, Error, Fault, begin_plain, column};
+use crate::database::{BATCH, Client, DEADLINE, Database, Error, Fault, begin_plain, column};
 use crate::ids::AgentId;
 use crate::retry::Backoff;
 use crate::sql;
@@ -64,7 +64,11 @@ impl WriteBack {
                     break;
                 }
                 for agents in waiting.chunks(BATCH) {
-                    if let Err(e) = self.retry_batch(agents).await {
+                    if let Err(e) = self
+                        .database
+                        .within(DEADLINE, self.retry_batch(agents))
+                        .await
+                    {
                         debug!(error = %e, waiting = waiting.len(), "the write-back failed again");
                     }
                 }
@@ -87,6 +91,7 @@ impl WriteBack {
                 }
             }
         }
+        client.give_back();
         Ok(())
     }
 

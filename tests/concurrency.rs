@@ -451,13 +451,13 @@ async fn changes_in_another_sessions_hands_are_left_alone_for_a_while() {
         .batch_execute("begin; select * from agent_sync.outbox for update")
         .await
         .expect("claimed");
-    let pause = changes::drain(
+    let drained = changes::drain(
         &syncer(&db),
         &mut Bursts::default(),
         &CancellationToken::new(),
     )
     .await
     .expect("drained");
-    assert_eq!(pause, Duration::from_secs(1));
+    assert_eq!(drained.next, Some(Duration::from_secs(1)));
     other.batch_execute("rollback").await.expect("released");
 }

@@ -12,6 +12,7 @@ mod concurrency;
 mod convergence;
 mod http;
 mod lazy_sync;
+mod listener;
 mod mapping;
 mod migrations;
 mod ownership;

@@ -113,6 +113,7 @@ mod tests {
         let change = |(id, ms): (usize, &u64)| Change {
             id: id as i64,
             age: Duration::from_millis(*ms),
+            retry: false,
         };
         let changes = ages_ms.iter().enumerate().map(change).collect();
         Claimed {

@@ -1,92 +1,186 @@
-//! The doorbell: a connection that LISTENs, and rings whatever it hears.
+//! The listening connection: it LISTENs, and rings whatever it hears.
 //!
 //! A notification says only "look": its payload is ignored, as anybody may send one. Every time the connection is
 //! (re)made, LISTEN comes first and the bell is rung after it, so that what was missed meanwhile is found.
+//!
+//! Whether it still hears is found out by one check: every ten seconds a notification goes out on *another* connection,
+//! to a channel of this worker's own, and must arrive. It finds half-open connections, an `unlisten *`, poolers that
+//! swallow notifications, and a pool that points at another database.
 
 use std::time::Duration;
 
 use futures::{FutureExt, StreamExt, future, stream};
-use tokio::sync::Notify;
-use tokio::time::Instant;
-use tokio_postgres::AsyncMessage;
-use tracing::{debug, info, warn};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
+use tokio_postgres::error::SqlState;
+use tokio_postgres::types::Type;
+use tokio_postgres::{AsyncMessage, Client};
+use tracing::debug;
+use uuid::Uuid;
 
-use crate::database::DatabaseUrl;
+use crate::database::{Database, DatabaseUrl, Error};
+use crate::doorbell::{Doorbell, State};
 use crate::retry::Backoff;
 
 /// Lower case, as LISTEN folds it and `pg_notify` does not.
 const CHANNEL: &str = "agent_sync";
 
-/// How long connecting and LISTEN may take together.
-const SETUP_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long connecting may take, and LISTEN.
+const SETUP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How often it is made sure that notifications arrive, and how long one may take.
+const PROBE_EVERY: Duration = Duration::from_secs(10);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long to wait after a probe that could not be sent.
+const PROBE_PAUSE: Duration = Duration::from_secs(1);
 
 /// A connection that held for this long was a good one: the next loss is a first one.
 const STEADY: Duration = Duration::from_secs(60);
 
+/// How long a connection that hears nothing is left before there is another try.
+const DEAF_PAUSE: Duration = Duration::from_secs(60);
+
+/// Why listening ended.
+enum Ended {
+    Lost(Error),
+    /// A probe did not arrive; nor did any before it, if it was the first.
+    Deaf {
+        first: bool,
+    },
+}
+
 /// Listens for ever. Runs until it is dropped, which it may be at any point.
-pub async fn run(url: &DatabaseUrl, bell: &Notify) {
+pub async fn run(url: &DatabaseUrl, database: &Database, doorbell: &Doorbell) {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(30));
-    let mut lost = false;
     loop {
-        let mut heard_since = None;
-        let error = listen(url, bell, &mut heard_since).await;
-        if heard_since.is_some_and(|since: Instant| since.elapsed() > STEADY) {
-            backoff.reset();
-        }
-        if heard_since.is_some() || !lost {
-            warn!(%error, "the listening connection is lost, polling until there is a new one");
-        } else {
-            debug!(%error, "no listening connection yet");
-        }
-        lost = true;
-        tokio::time::sleep(backoff.pause()).await;
+        let started = Instant::now();
+        let pause = match listen(url, database, doorbell).await {
+            Ended::Deaf { first: true } => {
+                doorbell.now(
+                    State::PollingOnly,
+                    "notifications do not arrive on this connection. Behind a transaction-mode pooler (Supabase: port 6543) they \
+                     never do: use the direct connection or the session pooler (port 5432)",
+                );
+                DEAF_PAUSE
+            }
+            ended => {
+                if started.elapsed() > STEADY {
+                    backoff.reset();
+                }
+                match ended {
+                    Ended::Lost(error) => doorbell.now(State::Connecting, &error.to_string()),
+                    Ended::Deaf { .. } => {
+                        doorbell.now(State::Connecting, "notifications no longer arrive")
+                    }
+                }
+                backoff.pause()
+            }
+        };
+        tokio::time::sleep(pause).await;
     }
 }
 
-/// Listens until the connection is lost, and says why it was; and since when there was one, if there was.
-async fn listen(
-    url: &DatabaseUrl,
-    bell: &Notify,
-    heard_since: &mut Option<Instant>,
-) -> crate::database::Error {
-    let connecting = url.config().connect(url.tls().connector());
-    let (client, mut connection) = match tokio::time::timeout(SETUP_TIMEOUT, connecting).await {
-        Ok(Ok(connected)) => connected,
-        Ok(Err(e)) => return e.into(),
-        Err(_) => return timed_out(),
-    };
+/// Listens until that ends.
+async fn listen(url: &DatabaseUrl, database: &Database, doorbell: &Doorbell) -> Ended {
+    let mut config = url.config().clone();
+    config.application_name("agent-sync listener");
+    let (client, mut connection) =
+        match timeout(SETUP_TIMEOUT, config.connect(url.tls().connector())).await {
+            Ok(Ok(connected)) => connected,
+            Ok(Err(e)) => return Ended::Lost(e.into()),
+            Err(_) => return Ended::Lost(timed_out("connecting")),
+        };
+    let own_channel = format!("{CHANNEL}_probe_{}", Uuid::new_v4().simple());
+    let (heard, mut last_heard) = watch::channel(0_u64);
     // Polled by hand: driven as a future, the connection would drop its notifications.
     let mut messages = stream::poll_fn(move |cx| connection.poll_message(cx));
     let hear = async {
         while let Some(message) = messages.next().await {
             match message {
-                Ok(AsyncMessage::Notification(_)) => bell.notify_one(),
+                Ok(AsyncMessage::Notification(note)) if note.channel() == own_channel => {
+                    heard.send_replace(note.payload().parse().unwrap_or(0));
+                }
+                Ok(AsyncMessage::Notification(_)) => doorbell.ring(),
                 Ok(_) => {}
-                Err(e) => return e.into(),
+                Err(e) => return Ended::Lost(e.into()),
             }
         }
-        crate::database::Error::Pool("the server closed the connection".to_owned())
+        Ended::Lost(Error::Pool("the server closed the connection".to_owned()))
     };
-    let subscribe = async {
-        let listen = format!("listen {CHANNEL}");
-        match tokio::time::timeout(SETUP_TIMEOUT, client.batch_execute(&listen)).await {
-            Ok(Ok(())) => {
-                *heard_since = Some(Instant::now());
-                info!(channel = CHANNEL, "listening for changes");
-                bell.notify_one();
-                // The client must outlive the listening: dropping it ends the session.
-                future::pending().await
-            }
-            Ok(Err(e)) => e.into(),
-            Err(_) => timed_out(),
+    let probe = async {
+        match timeout(SETUP_TIMEOUT, subscribe(&client, &own_channel)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(e)) => return Ended::Lost(e),
+            Err(_) => return Ended::Lost(timed_out("LISTEN")),
         }
+        // A retry behind a pooler is nothing new, as long as it hears nothing.
+        if doorbell.state() != State::PollingOnly {
+            doorbell.now(State::CatchingUp, "subscribed");
+        }
+        doorbell.ring();
+        for number in 1.. {
+            let sent = Instant::now();
+            if let Err(e) = database
+                .within(PROBE_TIMEOUT, notify(database, &own_channel, number))
+                .await
+            {
+                // It says nothing about listening if not even speaking works.
+                debug!(error = %e, "could not send a probe");
+                tokio::time::sleep(PROBE_PAUSE).await;
+                continue;
+            }
+            if timeout(PROBE_TIMEOUT, last_heard.wait_for(|last| *last >= number))
+                .await
+                .is_err()
+            {
+                return Ended::Deaf {
+                    first: doorbell.state() != State::Listening,
+                };
+            }
+            doorbell.heard_after(sent.elapsed());
+            doorbell.now(State::Listening, "notifications arrive");
+            tokio::time::sleep(PROBE_EVERY).await;
+        }
+        future::pending().await
     };
-    future::select(hear.boxed(), subscribe.boxed())
+    future::select(hear.boxed(), probe.boxed())
         .await
         .factor_first()
         .0
 }
 
-fn timed_out() -> crate::database::Error {
-    crate::database::Error::Pool(format!("no answer within {} s", SETUP_TIMEOUT.as_secs()))
+async fn subscribe(client: &Client, own_channel: &str) -> Result<(), Error> {
+    let listen = format!("listen {CHANNEL}; listen {own_channel}");
+    match client.batch_execute(&listen).await {
+        // Postgres up to 17 may have truncated the commit log that old entries of the queue refer to. Looking at the queue
+        // makes it forget them (https://github.com/PostgREST/postgrest/pull/4858).
+        Err(e) if e.code() == Some(&SqlState::UNDEFINED_FILE) => {
+            client
+                .batch_execute("select pg_notification_queue_usage()")
+                .await?;
+            Ok(client.batch_execute(&listen).await?)
+        }
+        listened => Ok(listened?),
+    }
+}
+
+async fn notify(database: &Database, channel: &str, number: u64) -> Result<(), Error> {
+    let client = database.client().await?;
+    let payload = number.to_string();
+    client
+        .execute_typed(
+            "select pg_notify($1, $2)",
+            &[(&channel, Type::TEXT), (&payload, Type::TEXT)],
+        )
+        .await?;
+    client.give_back();
+    Ok(())
+}
+
+fn timed_out(step: &str) -> Error {
+    Error::Pool(format!(
+        "{step} took longer than {} s",
+        SETUP_TIMEOUT.as_secs()
+    ))
 }

@@ -9,40 +9,49 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
-use crate::database::{BATCH, Client, Error, begin};
+use crate::database::{BATCH, Client, DEADLINE, Error, begin};
+use crate::doorbell::State;
 use crate::outbox;
 use crate::retry::Backoff;
 use crate::syncer::Syncer;
 use bursts::Bursts;
 
-/// How long the loop sleeps at most when no bell rings. A lost notification costs this much, and nothing else.
-const POLL: Duration = Duration::from_secs(30);
+/// How often the source tables are looked at for what no trigger tells.
+const LOOK_AROUND: Duration = Duration::from_secs(30);
 
-/// Drains the outbox whenever the bell rings, something in it falls due, or [`POLL`] has passed. Ends after the batch in
-/// hand once `shutdown` is called.
+/// A change this old that a poll finds should have been announced. (An announced one may be older: its transaction was.)
+const OVERDUE: Duration = Duration::from_secs(5);
+
+/// Drains the outbox whenever the bell rings, something in it falls due, or patience runs out ([`Doorbell::wait`]). Ends
+/// after the batch in hand once `shutdown` is called.
+///
+/// [`Doorbell::wait`]: crate::doorbell::Doorbell::wait
 pub async fn run(syncer: &Syncer, shutdown: &CancellationToken) {
     let mut bursts = Bursts::default();
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(30));
     let mut failing = false;
-    let mut inspected = Instant::now();
+    let mut rang = true;
+    let mut looked = Instant::now();
     while !shutdown.is_cancelled() {
         let worked = async {
-            if inspected.elapsed() >= POLL {
+            if looked.elapsed() >= LOOK_AROUND {
                 look_around(syncer).await?;
-                inspected = Instant::now();
+                looked = Instant::now();
             }
             drain(syncer, &mut bursts, shutdown).await
         };
         match worked.await {
-            Ok(pause) => {
+            Ok(drained) => {
                 if failing {
                     info!("the change loop is working again");
                 }
                 failing = false;
                 backoff.reset();
+                if !rang && drained.overdue > 0 && syncer.doorbell.state() == State::Listening {
+                    syncer.doorbell.missed(drained.overdue);
+                }
                 tokio::select! {
-                    () = syncer.bell.notified() => {}
-                    () = tokio::time::sleep(pause) => {}
+                    by_bell = syncer.doorbell.wait(drained.next) => rang = by_bell,
                     () = shutdown.cancelled() => {}
                 }
             }
@@ -61,29 +70,49 @@ pub async fn run(syncer: &Syncer, shutdown: &CancellationToken) {
     }
 }
 
-/// Drains until nothing is due. Returns how long to wait for what will be.
+/// What came of draining.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Drained {
+    /// When there will be something to drain again, as far as can be told.
+    pub next: Option<Duration>,
+    /// Changes that had been waiting for longer than [`OVERDUE`].
+    overdue: usize,
+}
+
+/// Drains until nothing is due.
 pub async fn drain(
     syncer: &Syncer,
     bursts: &mut Bursts,
     shutdown: &CancellationToken,
-) -> Result<Duration, Error> {
+) -> Result<Drained, Error> {
     let mut client = syncer.database.client().await?;
+    let mut overdue = 0;
     loop {
-        let drained = drain_batch(syncer, &mut client, bursts).await?;
-        // After each batch, so that edits of agents, however many, never keep a tool's change waiting.
-        let spread = outbox::shared_pending(&client).await? && spread(syncer, &mut client).await?;
-        if !drained {
+        let step = async {
+            let claimed = drain_batch(syncer, &mut client, bursts, &mut overdue).await?;
+            // After each batch, so that edits of agents, however many, never keep a tool's change waiting.
+            let spread =
+                outbox::shared_pending(&client).await? && spread(syncer, &mut client).await?;
+            Ok((claimed, spread))
+        };
+        let (claimed, spread) = syncer.database.within(DEADLINE, step).await?;
+        if !claimed {
             bursts.calm(Instant::now());
         }
-        if !(drained || spread) || shutdown.is_cancelled() {
+        if !(claimed || spread) || shutdown.is_cancelled() {
             break;
         }
     }
-    let due = outbox::next_due(&client).await?.unwrap_or(POLL);
-    Ok(bursts
-        .next_release(Instant::now())
+    let due = syncer
+        .database
+        .within(DEADLINE, outbox::next_due(&client))
+        .await?;
+    client.give_back();
+    let next = due
         .into_iter()
-        .fold(due.min(POLL), Duration::min))
+        .chain(bursts.next_release(Instant::now()))
+        .min();
+    Ok(Drained { next, overdue })
 }
 
 /// Syncs the agents of the oldest changes. False when there was nothing to take.
@@ -91,6 +120,7 @@ async fn drain_batch(
     syncer: &Syncer,
     client: &mut Client,
     bursts: &mut Bursts,
+    overdue: &mut usize,
 ) -> Result<bool, Error> {
     let mut tx = begin(client).await?;
     let held = bursts.held(Instant::now());
@@ -109,6 +139,7 @@ async fn drain_batch(
     let batch = syncer.sync(&mut tx, &claimed.agents(), None).await?;
     outbox::settle(&tx, &claimed).await?;
     tx.commit().await?;
+    *overdue += claimed.overdue(OVERDUE);
     let synced = batch
         .outcomes
         .iter()
@@ -134,10 +165,14 @@ async fn spread(syncer: &Syncer, client: &mut Client) -> Result<bool, Error> {
 
 /// A table or column that appeared or went changes what agents map to, and no trigger says so.
 async fn look_around(syncer: &Syncer) -> Result<(), Error> {
-    let client = syncer.database.client().await?;
-    let before = syncer.source.shape(&client).await?;
-    if syncer.source.inspect(&client).await? != before {
-        outbox::everything_changed(&client).await?;
-    }
-    Ok(())
+    let looking = async {
+        let client = syncer.database.client().await?;
+        let before = syncer.source.shape(&client).await?;
+        if syncer.source.inspect(&client).await? != before {
+            outbox::everything_changed(&client).await?;
+        }
+        client.give_back();
+        Ok(())
+    };
+    syncer.database.within(DEADLINE, looking).await
 }

@@ -61,6 +61,7 @@ pub async fn migrate(database: &Database, patience: Duration) -> Result<Vec<Stri
         }
         let pause = backoff.pause();
         if left.is_empty() || tokio::time::Instant::now() + pause > deadline {
+            client.give_back();
             return Ok(left);
         }
         warn!(
@@ -94,6 +95,7 @@ pub async fn missing(database: &Database) -> Result<Vec<String>, Error> {
     if !exists(&client, "langgraph_server.assistants").await? {
         missing.push("table langgraph_server.assistants".to_owned());
     }
+    client.give_back();
     Ok(missing)
 }
 

@@ -5,6 +5,7 @@ mod tls;
 mod url;
 
 use std::fmt;
+use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 
 use deadpool_postgres::{Manager, ManagerConfig, Pool, PoolError, RecyclingMethod, Timeouts};
@@ -34,6 +35,9 @@ pub const BATCH: usize = 500;
 
 /// How many connections one worker opens at most, the listening one aside. Supabase's smallest plans have 60 in all.
 const POOL_SIZE: usize = 6;
+
+/// How long a transaction may take as seen from here ([`Database::within`]); its statements have limits of their own.
+pub const DEADLINE: Duration = Duration::from_secs(60);
 
 /// How long a step of taking a connection may last.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -77,17 +81,77 @@ impl Database {
         Self { pool }
     }
 
-    pub async fn client(&self) -> Result<Client, Error> {
-        self.pool.get().await.map_err(|e| match e {
+    /// A connection of the pool's.
+    pub async fn client(&self) -> Result<Lease, Error> {
+        let client = self.pool.get().await.map_err(|e| match e {
             PoolError::Backend(e) => Error::Postgres(e),
             other => Error::Pool(other.to_string()),
-        })
+        })?;
+        Ok(Lease(Some(client)))
+    }
+
+    /// Gives work with the database a deadline of its own. The server's timeouts are of no use where the server, or what
+    /// is between, has stopped; and a kernel in between may acknowledge for it. When one connection is dead, so are
+    /// probably all that stand idle.
+    pub async fn within<T>(
+        &self,
+        limit: Duration,
+        work: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        match tokio::time::timeout(limit, work).await {
+            Ok(done) => done,
+            Err(_) => {
+                self.pool.retain(|_, _| false);
+                Err(Error::Pool(format!(
+                    "no answer within {} s",
+                    limit.as_secs()
+                )))
+            }
+        }
     }
 
     /// Whether the database answers, and if not, why.
     pub async fn check(&self) -> Result<(), Error> {
-        self.client().await?.simple_query("select 1").await?;
+        let client = self.client().await?;
+        client.simple_query("select 1").await?;
+        client.give_back();
         Ok(())
+    }
+}
+
+/// A connection on loan. It goes back to the pool only by [`Lease::give_back`]: one that was dropped in the middle of
+/// something (an error, a deadline, a request that was called off) may never answer again, and is closed.
+pub struct Lease(Option<Client>);
+
+impl Lease {
+    pub fn give_back(mut self) {
+        self.0.take();
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Some(client) = self.0.take() {
+            drop(Client::take(client));
+        }
+    }
+}
+
+impl Deref for Lease {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        self.0
+            .as_ref()
+            .unwrap_or_else(|| unreachable!("a lease ends with its client"))
+    }
+}
+
+impl DerefMut for Lease {
+    fn deref_mut(&mut self) -> &mut Client {
+        self.0
+            .as_mut()
+            .unwrap_or_else(|| unreachable!("a lease ends with its client"))
     }
 }
 

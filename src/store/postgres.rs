@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::{Assistant, New};
 use crate::assistant;
-use crate::database::{Database, Error, Param, begin, column};
+use crate::database::{DEADLINE, Database, Error, Param, begin, column};
 use crate::ids::AssistantId;
 use crate::plan::Existing;
 use crate::sql;
@@ -51,33 +51,41 @@ pub enum How {
 }
 
 pub async fn get(database: &Database, id: AssistantId) -> Result<Option<Assistant>, Error> {
-    let client = database.client().await?;
-    let row = client
-        .query_typed_opt(sql!("assistant_get"), &[(&id.to_string(), Type::TEXT)])
-        .await?;
-    row.map(|row| decode(id, &row)).transpose()
+    let reading = async {
+        let client = database.client().await?;
+        let row = client
+            .query_typed_opt(sql!("assistant_get"), &[(&id.to_string(), Type::TEXT)])
+            .await?;
+        client.give_back();
+        row.map(|row| decode(id, &row)).transpose()
+    };
+    database.within(DEADLINE, reading).await
 }
 
 pub async fn create(database: &Database, new: New) -> Result<Option<Assistant>, Error> {
-    let mut client = database.client().await?;
-    let tx = begin(&mut client).await?;
-    let row = tx
-        .query_typed_opt(
-            sql!("assistant_create"),
-            &[
-                (&new.id.to_string(), Type::TEXT),
-                (&new.graph_id, Type::TEXT),
-                (&Json(&new.config), Type::JSONB),
-                (&Json(&new.context), Type::JSONB),
-                (&Json(&new.metadata), Type::JSONB),
-                (&new.name, Type::TEXT),
-                (&new.description, Type::TEXT),
-            ],
-        )
-        .await?;
-    let created = row.map(|row| decode(new.id, &row)).transpose()?;
-    tx.commit().await?;
-    Ok(created)
+    let writing = async {
+        let mut client = database.client().await?;
+        let tx = begin(&mut client).await?;
+        let row = tx
+            .query_typed_opt(
+                sql!("assistant_create"),
+                &[
+                    (&new.id.to_string(), Type::TEXT),
+                    (&new.graph_id, Type::TEXT),
+                    (&Json(&new.config), Type::JSONB),
+                    (&Json(&new.context), Type::JSONB),
+                    (&Json(&new.metadata), Type::JSONB),
+                    (&new.name, Type::TEXT),
+                    (&new.description, Type::TEXT),
+                ],
+            )
+            .await?;
+        let created = row.map(|row| decode(new.id, &row)).transpose()?;
+        tx.commit().await?;
+        client.give_back();
+        Ok(created)
+    };
+    database.within(DEADLINE, writing).await
 }
 
 /// Which of these assistants exist, whoever made them.

@@ -14,7 +14,6 @@ mod outcome;
 mod work;
 
 use deadpool_postgres::Transaction;
-use tokio::sync::Notify;
 use tokio_postgres::types::Type;
 
 pub use outcome::{Batch, Outcome, Summary};
@@ -22,7 +21,8 @@ use work::Work;
 
 use crate::agent::{DecodeError, Head};
 use crate::assistant::Content;
-use crate::database::{Client, Database, Error, Fault, begin, column};
+use crate::database::{Client, DEADLINE, Database, Error, Fault, begin, column};
+use crate::doorbell::Doorbell;
 use crate::ids::{AgentId, AssistantId};
 use crate::ledger;
 use crate::plan::{self, Answer, Claim, Observed};
@@ -41,8 +41,8 @@ pub struct Syncer {
     pub database: Database,
     pub source: Source,
     pub write_back: WriteBack,
-    /// Wakes the change loop: there is, or will soon be, something in the outbox.
-    pub bell: Notify,
+    /// Wakes the change loop.
+    pub doorbell: Doorbell,
     default_model: String,
 }
 
@@ -65,7 +65,7 @@ impl Syncer {
             database,
             source: Source::default(),
             write_back,
-            bell: Notify::new(),
+            doorbell: Doorbell::default(),
             default_model,
         }
     }
@@ -76,12 +76,17 @@ impl Syncer {
         agents: &[AgentId],
         claim: Option<&Claim>,
     ) -> Result<Batch, Error> {
-        let mut client = self.database.client().await?;
-        let mut tx = begin(&mut client).await?;
-        let batch = self.sync(&mut tx, agents, claim).await?;
-        tx.commit().await?;
-        self.committed(&mut client, &batch).await;
-        Ok(batch)
+        self.database
+            .within(DEADLINE, async {
+                let mut client = self.database.client().await?;
+                let mut tx = begin(&mut client).await?;
+                let batch = self.sync(&mut tx, agents, claim).await?;
+                tx.commit().await?;
+                self.committed(&mut client, &batch).await;
+                client.give_back();
+                Ok(batch)
+            })
+            .await
     }
 
     /// Locks the agents and makes their assistants what they should be, within the caller's transaction.
@@ -157,7 +162,7 @@ impl Syncer {
     pub async fn committed(&self, client: &mut Client, batch: &Batch) {
         batch.log();
         if batch.retries {
-            self.bell.notify_one();
+            self.doorbell.ring();
         }
         self.write_back.run(client, &batch.write_back).await;
     }

@@ -71,6 +71,15 @@ impl TestDatabase {
         self.url.parse().expect("a url")
     }
 
+    /// The server's port.
+    pub fn port(&self) -> u16 {
+        self.url().config().get_ports()[0]
+    }
+
+    pub fn name(&self) -> String {
+        self.url().config().get_dbname().expect("a name").to_owned()
+    }
+
     pub fn pool(&self) -> Database {
         Database::new(&self.url())
     }

@@ -4,6 +4,8 @@ pub mod binary;
 pub mod database;
 pub mod eventually;
 pub mod expected;
+pub mod pgbouncer;
+pub mod proxy;
 pub mod worker;
 
 pub use database::{TestDatabase, uuid};
