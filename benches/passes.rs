@@ -5,6 +5,7 @@
 
 use std::time::{Duration, Instant};
 
+use agent_sync::config::Settings;
 use agent_sync::database::{Database, DatabaseUrl, migrations};
 use agent_sync::demo::SCHEMA;
 use agent_sync::demo::postgres::Postgres;
@@ -43,7 +44,7 @@ async fn main() -> Result<(), AnyError> {
     let floor = connect(&postgres.url("floor")).await?;
     let ours = connect(&postgres.url("ours")).await?;
     let url: DatabaseUrl = postgres.url("ours").parse()?;
-    let syncer = Syncer::new(Database::new(&url), "openai:gpt-4o".to_owned());
+    let syncer = Syncer::new(Database::new(&url), Settings::default());
     ours.batch_execute(
         "insert into agent_sync.settings (scope) values ('all'); truncate agent_sync.outbox",
     )

@@ -24,6 +24,8 @@ pub enum Command {
         #[arg(long)]
         print: bool,
     },
+    /// Remove what `migrate` installed: schema agent_sync and its triggers. Assistants stay
+    Uninstall,
     /// Try it: a throw-away PostgreSQL with a few agents, and the worker on it
     Demo,
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
 
@@ -16,11 +17,27 @@ pub const HTTP_ADDR: &str = "AGENT_SYNC_HTTP_ADDR";
 pub const ADMIN_ADDR: &str = "AGENT_SYNC_ADMIN_ADDR";
 pub const DEFAULT_MODEL: &str = "AGENT_SYNC_DEFAULT_MODEL";
 pub const AUTO_MIGRATE: &str = "AGENT_SYNC_AUTO_MIGRATE";
+pub const RESYNC_INTERVAL: &str = "AGENT_SYNC_RESYNC_INTERVAL";
+pub const ON_REMOVE: &str = "AGENT_SYNC_ON_REMOVE";
+pub const WRITE_BACK: &str = "AGENT_SYNC_WRITE_BACK";
 pub const LOG: &str = "AGENT_SYNC_LOG";
 pub const LOG_FORMAT: &str = "AGENT_SYNC_LOG_FORMAT";
 
+/// The model of an agent that has none.
+pub const DEFAULT_MODEL_NAME: &str = "openai:gpt-4o";
+
 /// Environment variables, by name. What was not UTF-8 in a value has become U+FFFD.
 pub type Variables = BTreeMap<String, String>;
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            default_model: DEFAULT_MODEL_NAME.to_owned(),
+            on_remove: OnRemove::Delete,
+            write_back: true,
+        }
+    }
+}
 
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -32,9 +49,29 @@ pub struct Config {
     pub dev: bool,
     pub http_addr: SocketAddr,
     pub admin_addr: SocketAddr,
-    pub default_model: String,
     pub auto_migrate: bool,
+    /// How often everything is looked at, whether or not a change was announced. `None`: never.
+    pub resync_interval: Option<Duration>,
+    pub sync: Settings,
     pub log: Log,
+}
+
+/// How agents are synced.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// For agents that have no model.
+    pub default_model: String,
+    pub on_remove: OnRemove,
+    /// Whether an agent's row is to name its assistant.
+    pub write_back: bool,
+}
+
+/// What becomes of the assistants of an agent that is not active any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnRemove {
+    Delete,
+    /// They stay as they are, until the agent is active again.
+    Keep,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,11 +105,16 @@ impl Config {
             dev: reader.with_default(ROBYN_DEV, "false", boolean),
             http_addr: reader.with_default(HTTP_ADDR, "127.0.0.1:8090", address),
             admin_addr: reader.with_default(ADMIN_ADDR, "127.0.0.1:8091", address),
-            default_model: reader
-                .text(DEFAULT_MODEL)
-                .unwrap_or("openai:gpt-4o")
-                .to_owned(),
             auto_migrate: reader.with_default(AUTO_MIGRATE, "true", boolean),
+            resync_interval: reader.with_default(RESYNC_INTERVAL, "10m", interval),
+            sync: Settings {
+                default_model: reader
+                    .text(DEFAULT_MODEL)
+                    .unwrap_or(DEFAULT_MODEL_NAME)
+                    .to_owned(),
+                on_remove: reader.with_default(ON_REMOVE, "delete", on_remove),
+                write_back: reader.with_default(WRITE_BACK, "true", boolean),
+            },
             log: Log {
                 filter: reader.with_default(LOG, "info", filter),
                 format: reader.with_default(LOG_FORMAT, "text", log_format),
@@ -148,6 +190,24 @@ fn address(text: &str) -> Result<SocketAddr, String> {
         .into_iter()
         .next()
         .ok_or_else(|| format!("`{text}` resolves to no address"))
+}
+
+/// `0` is never.
+fn interval(text: &str) -> Result<Option<Duration>, String> {
+    match humantime::parse_duration(text) {
+        Ok(interval) => Ok(Some(interval).filter(|interval| !interval.is_zero())),
+        Err(_) => Err(format!(
+            "`{text}` is not an interval like 10m, 1h or 90s, nor 0 for never"
+        )),
+    }
+}
+
+fn on_remove(text: &str) -> Result<OnRemove, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "delete" => Ok(OnRemove::Delete),
+        "keep" => Ok(OnRemove::Keep),
+        _ => Err(format!("`{text}` is neither delete nor keep")),
+    }
 }
 
 fn filter(text: &str) -> Result<String, String> {

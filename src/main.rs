@@ -65,6 +65,7 @@ async fn run(
             Ok(ExitCode::SUCCESS)
         }
         Command::Migrate { .. } => migrate(config).await,
+        Command::Uninstall => uninstall(config).await,
         Command::Demo => {
             demo::run(config, variables, stop_signal()?).await?;
             Ok(ExitCode::SUCCESS)
@@ -73,11 +74,10 @@ async fn run(
 }
 
 async fn migrate(config: Config) -> Result<ExitCode, AnyError> {
-    let Some(url) = config.database else {
-        eprintln!("agent-sync: {DATABASE_URL} is not set: which database is to be migrated?");
+    let Some(database) = database(&config) else {
         return Ok(ExitCode::from(EXIT_CONFIGURATION));
     };
-    let left = migrations::migrate(&Database::new(&url), migrations::PATIENCE).await?;
+    let left = migrations::migrate(&database, migrations::PATIENCE).await?;
     if left.is_empty() {
         info!("the database is ready for agent-sync");
         return Ok(ExitCode::SUCCESS);
@@ -87,6 +87,27 @@ async fn migrate(config: Config) -> Result<ExitCode, AnyError> {
         left.join(", ")
     )
     .into())
+}
+
+async fn uninstall(config: Config) -> Result<ExitCode, AnyError> {
+    let Some(database) = database(&config) else {
+        return Ok(ExitCode::from(EXIT_CONFIGURATION));
+    };
+    let ours = migrations::uninstall(&database, migrations::PATIENCE).await?;
+    println!(
+        "Removed: schema agent_sync and its triggers.\n\
+         Left: {ours} assistants that agent-sync had made, in langgraph_server.assistants, which other assistants share; \
+         and their ids in public.agents.langgraph_assistant_id."
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The database that a command is about.
+fn database(config: &Config) -> Option<Database> {
+    if config.database.is_none() {
+        eprintln!("agent-sync: {DATABASE_URL} is not set: which database is meant?");
+    }
+    config.database.as_ref().map(Database::new)
 }
 
 /// Calls off the work at the first SIGTERM or SIGINT; the second one ends the process at once.

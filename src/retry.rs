@@ -36,6 +36,11 @@ impl Backoff {
     }
 }
 
+/// An interval off by up to a fifth either way, so that workers that were started together do not stay together.
+pub fn jittered(interval: Duration) -> Duration {
+    Backoff::new(interval, interval).pause()
+}
+
 const AGENT_FIRST: Duration = Duration::from_secs(1);
 const AGENT_CAP: Duration = Duration::from_secs(300);
 

@@ -193,33 +193,26 @@ impl Shape {
         limit: usize,
     ) -> Result<Vec<AgentId>, Error> {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let organizations: Vec<Uuid> = match scope {
-            Scope::Organizations(listed) => listed.iter().copied().collect(),
-            Scope::None | Scope::All => Vec::new(),
-        };
-        let rows = if *scope == Scope::All {
-            client
-                .query_typed(
-                    sql!("candidates_all"),
-                    &[(&after, Type::UUID), (&limit, Type::INT8)],
-                )
-                .await?
-        } else if self.has_organizations {
-            client
-                .query_typed(
-                    sql!("candidates_organizations"),
-                    &[
-                        (&after, Type::UUID),
-                        (&limit, Type::INT8),
-                        (&organizations, Type::UUID_ARRAY),
-                    ],
-                )
-                .await?
-        } else {
-            return Err(Error::Setup(
-                "public.agents has no column organization_id, so a scope of organizations cannot be read: use `all`"
-                    .to_owned(),
-            ));
+        let page = [(&after as _, Type::UUID), (&limit as _, Type::INT8)];
+        let rows = match scope {
+            Scope::None => client.query_typed(sql!("candidates_ledger"), &page).await?,
+            Scope::All => client.query_typed(sql!("candidates_all"), &page).await?,
+            Scope::Organizations(listed) if self.has_organizations => {
+                let listed: Vec<Uuid> = listed.iter().copied().collect();
+                let [after, limit] = page;
+                client
+                    .query_typed(
+                        sql!("candidates_organizations"),
+                        &[after, limit, (&listed, Type::UUID_ARRAY)],
+                    )
+                    .await?
+            }
+            Scope::Organizations(_) => {
+                return Err(Error::Setup(
+                    "public.agents has no column organization_id, so a scope of organizations cannot be read: use `all`"
+                        .to_owned(),
+                ));
+            }
         };
         rows.iter().map(|row| column(row, "id")).collect()
     }

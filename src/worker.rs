@@ -21,7 +21,7 @@ use crate::database::{Database, DatabaseUrl, Error, migrations};
 use crate::http;
 use crate::pass;
 use crate::readiness::Readiness;
-use crate::retry::Backoff;
+use crate::retry::{self, Backoff};
 use crate::scope::{Scope, ScopeError};
 use crate::store::{Store, memory::Memory};
 use crate::syncer::{self, Syncer};
@@ -97,7 +97,7 @@ impl Worker {
         let database = config.database.as_ref().map(Database::new);
         let syncer = database
             .clone()
-            .map(|database| Arc::new(Syncer::new(database, config.default_model.clone())));
+            .map(|database| Arc::new(Syncer::new(database, config.sync.clone())));
 
         let admin_api = http::admin::Admin {
             readiness: readiness.clone(),
@@ -176,7 +176,7 @@ async fn keep_synced(
 
     let work = async {
         tokio::join!(
-            startup(config, syncer, readiness, left, shutdown),
+            passes(config, syncer, readiness, left, shutdown),
             changes::run(syncer, shutdown),
         )
     };
@@ -230,8 +230,8 @@ async fn share_scope(client: &tokio_postgres::Client, scope: &Scope) -> Result<(
     Ok(())
 }
 
-/// The startup pass, again and again until one got through.
-async fn startup(
+/// The startup pass, again and again until one got through; and then a resync at every interval.
+async fn passes(
     config: &Config,
     syncer: &Syncer,
     readiness: &Readiness,
@@ -240,38 +240,11 @@ async fn startup(
 ) {
     let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
     loop {
-        let passed = match &config.scope {
-            Ok(Scope::None) => {
-                info!("agent sync disabled ({}=none)", config::SCOPE);
-                true
-            }
-            Err(ScopeError { entry }) => {
-                warn!(
-                    entry,
-                    "{} is invalid, the startup pass is skipped: use none, all, or org:<uuid>[,org:<uuid>...]",
-                    config::SCOPE,
-                );
-                true
-            }
-            Ok(scope) => {
-                readiness.waiting_for("the startup pass is running");
-                match pass::run(syncer, scope, shutdown).await {
-                    Ok(_) if shutdown.is_cancelled() => return,
-                    Ok(summary) => {
-                        info!("Startup sync summary: {summary}");
-                        true
-                    }
-                    Err(e) => {
-                        error!(error = %e, "the startup pass failed; the worker goes on and tries it again");
-                        false
-                    }
-                }
-            }
-        };
+        let passed = startup(config, syncer, readiness, shutdown).await;
         // Non-fatal: a pass that failed is over, and so is the wait for it.
         readiness.first_pass_ended();
         if passed && missing_triggers.is_empty() {
-            return;
+            break;
         }
         tokio::select! {
             () = tokio::time::sleep(backoff.pause()) => {}
@@ -287,4 +260,77 @@ async fn startup(
             }
         }
     }
+    while let Some(interval) = config.resync_interval {
+        tokio::select! {
+            () = tokio::time::sleep(retry::jittered(interval)) => {}
+            () = shutdown.cancelled() => return,
+        }
+        if let Err(e) = resync(config, syncer, shutdown).await {
+            error!(error = %e, "the resync failed, the next one is due in {}", humantime::format_duration(interval));
+        }
+    }
+}
+
+/// True when there is no need for another try.
+async fn startup(
+    config: &Config,
+    syncer: &Syncer,
+    readiness: &Readiness,
+    shutdown: &CancellationToken,
+) -> bool {
+    let scope = match &config.scope {
+        Ok(Scope::None) => {
+            info!("agent sync disabled ({}=none)", config::SCOPE);
+            return true;
+        }
+        Err(ScopeError { entry }) => {
+            warn!(
+                entry,
+                "{} is invalid, the startup pass is skipped: use none, all, or org:<uuid>[,org:<uuid>...]",
+                config::SCOPE,
+            );
+            return true;
+        }
+        Ok(scope) => scope,
+    };
+    readiness.waiting_for("the startup pass is running");
+    match pass::run(syncer, scope, shutdown).await {
+        Ok(_) if shutdown.is_cancelled() => true,
+        Ok(summary) => {
+            info!("Startup sync summary: {summary}");
+            true
+        }
+        Err(e) => {
+            error!(error = %e, "the startup pass failed; the worker goes on and tries it again");
+            false
+        }
+    }
+}
+
+/// Finds what nothing announced: edits made while triggers were dropped or silenced, assistants edited behind our back.
+async fn resync(
+    config: &Config,
+    syncer: &Syncer,
+    shutdown: &CancellationToken,
+) -> Result<(), Error> {
+    let missing = if config.auto_migrate {
+        migrations::migrate(&syncer.database, TRIGGER_PATIENCE).await?
+    } else {
+        migrations::missing(&syncer.database).await?
+    };
+    if !missing.is_empty() {
+        warn!(
+            missing = missing.join(", "),
+            "edits may go unnoticed until the next resync: run `agent-sync migrate`"
+        );
+    }
+    let client = syncer.database.client().await?;
+    syncer.source.inspect(&client).await?;
+    let scope = syncer::stored_scope(&client).await?.unwrap_or_default();
+    client.give_back();
+    let summary = pass::run(syncer, &scope, shutdown).await?;
+    if summary.is_effective() {
+        info!("Resync summary: {summary}");
+    }
+    Ok(())
 }

@@ -21,11 +21,18 @@ fn the_defaults_are_as_documented() {
     assert_eq!(config.scope, Ok(Scope::None));
     assert_eq!(config.http_addr.to_string(), "127.0.0.1:8090");
     assert_eq!(config.admin_addr.to_string(), "127.0.0.1:8091");
-    assert_eq!(config.default_model, "openai:gpt-4o");
+    assert_eq!(config.sync.default_model, "openai:gpt-4o");
     assert_eq!(
         (config.log.filter.as_str(), config.log.format),
         ("info", LogFormat::Text)
     );
+    assert_eq!(
+        config.resync_interval,
+        Some(std::time::Duration::from_secs(600))
+    );
+    assert_eq!(config.sync, agent_sync::config::Settings::default());
+    let never = Config::from_variables(&variables(&[("AGENT_SYNC_RESYNC_INTERVAL", "0")]));
+    assert_eq!(never.expect("valid").resync_interval, None);
     for yes in ["true", "1", "yes", "TRUE", " Yes "] {
         assert!(
             Config::from_variables(&variables(&[("ROBYN_DEV", yes)]))
@@ -97,6 +104,9 @@ async fn all_bad_configuration_is_reported_at_once_with_exit_code_64() {
             ("AGENT_SYNC_AUTO_MIGRATE", "perhaps"),
             ("AGENT_SYNC_LOG", "agent_sync=loud"),
             ("AGENT_SYNC_LOG_FORMAT", "xml"),
+            ("AGENT_SYNC_RESYNC_INTERVAL", "soon"),
+            ("AGENT_SYNC_ON_REMOVE", "ask"),
+            ("AGENT_SYNC_WRITE_BACK", "sometimes"),
             ("AGENT_SYNC_SCOPE", "invalid, but only worth a warning"),
         ],
     )
@@ -113,6 +123,9 @@ async fn all_bad_configuration_is_reported_at_once_with_exit_code_64() {
         "AGENT_SYNC_AUTO_MIGRATE",
         "AGENT_SYNC_LOG:",
         "AGENT_SYNC_LOG_FORMAT",
+        "AGENT_SYNC_RESYNC_INTERVAL",
+        "AGENT_SYNC_ON_REMOVE",
+        "AGENT_SYNC_WRITE_BACK",
     ] {
         assert!(said.contains(name), "{name} is not in {said}");
     }
@@ -124,7 +137,7 @@ async fn help_and_version() {
     let help = command(&["--help"], &[]).output().await.expect("ran");
     let text = String::from_utf8_lossy(&help.stdout);
     assert!(help.status.success());
-    for word in ["serve", "migrate", "demo"] {
+    for word in ["serve", "migrate", "uninstall", "demo"] {
         assert!(text.contains(word), "{text}");
     }
     let version = command(&["--version"], &[]).output().await.expect("ran");

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agent_sync::changes::{self, bursts::Bursts};
-use agent_sync::config::SCOPE;
+use agent_sync::config::{SCOPE, Settings};
 use agent_sync::syncer::Syncer;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -14,7 +14,7 @@ use crate::support::{TestDatabase, TestWorker, eventually};
 const ALL: &[(&str, &str)] = &[(SCOPE, "all")];
 
 fn syncer(db: &TestDatabase) -> Arc<Syncer> {
-    Arc::new(Syncer::new(db.pool(), "openai:gpt-4o".to_owned()))
+    Arc::new(Syncer::new(db.pool(), Settings::default()))
 }
 
 async fn drain(syncer: Arc<Syncer>) {

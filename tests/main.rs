@@ -17,6 +17,7 @@ mod mapping;
 mod migrations;
 mod ownership;
 mod properties;
+mod resync;
 mod startup_pass;
 mod tls;
 mod triggers;

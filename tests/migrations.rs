@@ -235,3 +235,40 @@ async fn the_printed_script_waits_for_no_editor_and_says_what_it_left_out() {
         "0"
     );
 }
+
+#[tokio::test]
+async fn uninstalling_leaves_the_assistants_and_nothing_else_of_ours() {
+    let db = TestDatabase::new().await;
+    let agent = db.agent("a").await;
+    TestWorker::start(&db, &[(SCOPE, "all")]).await.stop().await;
+    let output = command(&["uninstall"], &[(DATABASE_URL, &db.url)])
+        .output()
+        .await
+        .expect("ran");
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(
+        String::from_utf8_lossy(&output.stdout).contains("Left: 1 assistants"),
+        "{output:?}"
+    );
+    assert_eq!(
+        db.count("pg_trigger where tgname like 'agent_sync%'").await,
+        0
+    );
+    assert_eq!(
+        db.count("pg_namespace where nspname = 'agent_sync'").await,
+        0
+    );
+    assert!(db.assistant(agent).await.is_some());
+    db.execute("update public.agents set name = 'edited freely'; delete from public.agents")
+        .await;
+
+    let again = command(&["uninstall"], &[(DATABASE_URL, &db.url)])
+        .output()
+        .await
+        .expect("ran");
+    assert_eq!(again.status.code(), Some(1));
+    assert!(
+        String::from_utf8_lossy(&again.stderr).contains("there is no schema agent_sync"),
+        "{again:?}"
+    );
+}

@@ -1,5 +1,6 @@
 //! Who gets which assistant: the design's table, on the syncer itself, since the API knows only one caller yet.
 
+use agent_sync::config::Settings;
 use agent_sync::ids::{AgentId, AssistantId};
 use agent_sync::plan::{Answer, Claim, IfExists};
 use agent_sync::syncer::Syncer;
@@ -30,7 +31,7 @@ async fn setting() -> (TestDatabase, Syncer, AgentId) {
     let db = TestDatabase::new().await;
     TestWorker::start(&db, &[]).await.stop().await;
     let agent = AgentId(db.agent("a").await);
-    let syncer = Syncer::new(db.pool(), "openai:gpt-4o".to_owned());
+    let syncer = Syncer::new(db.pool(), Settings::default());
     (db, syncer, agent)
 }
 

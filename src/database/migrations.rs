@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tokio_postgres::types::Type;
 use tracing::{info, warn};
 
@@ -44,13 +45,13 @@ pub fn script() -> String {
 pub async fn migrate(database: &Database, patience: Duration) -> Result<Vec<String>, Error> {
     let mut client = database.client().await?;
     migrate_schema(&mut client).await?;
-    let deadline = tokio::time::Instant::now() + patience;
+    let deadline = Instant::now() + patience;
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
     loop {
         let missing = missing_triggers(&client).await?;
         let (mut left, mut installed) = (Vec::new(), 0);
         for trigger in missing {
-            match install(&mut client, &trigger).await {
+            match apply(&mut client, &trigger).await {
                 Ok(()) => installed += 1,
                 Err(e) if e.fault() == Fault::Locked => left.push(trigger.to_string()),
                 Err(e) => return Err(e),
@@ -60,7 +61,7 @@ pub async fn migrate(database: &Database, patience: Duration) -> Result<Vec<Stri
             info!(installed, "triggers installed");
         }
         let pause = backoff.pause();
-        if left.is_empty() || tokio::time::Instant::now() + pause > deadline {
+        if left.is_empty() || Instant::now() + pause > deadline {
             client.give_back();
             return Ok(left);
         }
@@ -97,6 +98,46 @@ pub async fn missing(database: &Database) -> Result<Vec<String>, Error> {
     }
     client.give_back();
     Ok(missing)
+}
+
+/// Removes the triggers and the schema. Returns how many assistants of ours are left behind.
+pub async fn uninstall(database: &Database, patience: Duration) -> Result<i64, Error> {
+    let mut client = database.client().await?;
+    if !exists(&client, "agent_sync.migrations").await? {
+        return Err(Error::Setup(
+            "there is no schema agent_sync in this database".to_owned(),
+        ));
+    }
+    let deadline = Instant::now() + patience;
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
+    loop {
+        let mut left = Vec::new();
+        for trigger in triggers(&client, crate::sql!("installed_triggers")).await? {
+            match apply(&mut client, &trigger).await {
+                Ok(()) => {}
+                Err(e) if e.fault() == Fault::Locked => left.push(trigger.to_string()),
+                Err(e) => return Err(e),
+            }
+        }
+        if left.is_empty() {
+            break;
+        }
+        let pause = backoff.pause();
+        if Instant::now() + pause > deadline {
+            return Err(Error::Setup(format!(
+                "open transactions hold the tables, so these are still there: {}. Run it again when they have ended",
+                left.join(", ")
+            )));
+        }
+        tokio::time::sleep(pause).await;
+    }
+    let tx = begin(&mut client).await?;
+    let statement = "select count(*) as ours from agent_sync.ledger where content_hash is not null";
+    let ours = column(&tx.query_typed_one(statement, &[]).await?, "ours")?;
+    tx.batch_execute(crate::sql!("uninstall")).await?;
+    tx.commit().await?;
+    client.give_back();
+    Ok(ours)
 }
 
 async fn migrate_schema(client: &mut Client) -> Result<(), Error> {
@@ -160,35 +201,37 @@ fn newer(version: i32) -> Error {
 
 struct Trigger {
     source: String,
-    event: String,
+    name: String,
     ddl: String,
 }
 
 impl std::fmt::Display for Trigger {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "agent_sync_{} on public.{}", self.event, self.source)
+        write!(f, "{} on public.{}", self.name, self.source)
     }
 }
 
 async fn missing_triggers(client: &tokio_postgres::Client) -> Result<Vec<Trigger>, Error> {
-    let rows = client
-        .query_typed(
-            "select source, event, ddl from agent_sync.missing_triggers()",
-            &[],
-        )
-        .await?;
+    let statement =
+        "select source, 'agent_sync_' || event as trigger, ddl from agent_sync.missing_triggers()";
+    triggers(client, statement).await
+}
+
+async fn triggers(client: &tokio_postgres::Client, statement: &str) -> Result<Vec<Trigger>, Error> {
+    let rows = client.query_typed(statement, &[]).await?;
     rows.iter()
         .map(|row| {
             Ok(Trigger {
                 source: column(row, "source")?,
-                event: column(row, "event")?,
+                name: column(row, "trigger")?,
                 ddl: column(row, "ddl")?,
             })
         })
         .collect()
 }
 
-async fn install(client: &mut Client, trigger: &Trigger) -> Result<(), Error> {
+/// Waits for nobody's lock for long.
+async fn apply(client: &mut Client, trigger: &Trigger) -> Result<(), Error> {
     let tx = begin(client).await?;
     tx.batch_execute("set local lock_timeout = '200ms'").await?;
     tx.batch_execute(&trigger.ddl).await?;

@@ -197,7 +197,7 @@ pub enum Error {
     #[error("no connection to the database: {0}")]
     Pool(String),
     #[error("{}", describe(.0))]
-    Postgres(#[from] tokio_postgres::Error),
+    Postgres(tokio_postgres::Error),
     #[error("{0}")]
     Setup(String),
 }
@@ -213,6 +213,13 @@ pub enum Fault {
     Passing,
     /// Missing tables or privileges: tried again too, but an operator has to act.
     Setup,
+}
+
+impl From<tokio_postgres::Error> for Error {
+    /// Not as a source: what it says is said already.
+    fn from(error: tokio_postgres::Error) -> Self {
+        Self::Postgres(error)
+    }
 }
 
 impl Error {

@@ -21,6 +21,7 @@ use work::Work;
 
 use crate::agent::{DecodeError, Head};
 use crate::assistant::Content;
+use crate::config::{OnRemove, Settings};
 use crate::database::{Client, DEADLINE, Database, Error, Fault, begin, column};
 use crate::doorbell::Doorbell;
 use crate::ids::{AgentId, AssistantId};
@@ -43,7 +44,7 @@ pub struct Syncer {
     pub write_back: WriteBack,
     /// Wakes the change loop.
     pub doorbell: Doorbell,
-    default_model: String,
+    settings: Settings,
 }
 
 /// How far an attempt at a batch came before it failed.
@@ -59,14 +60,14 @@ struct Active {
 }
 
 impl Syncer {
-    pub fn new(database: Database, default_model: String) -> Self {
+    pub fn new(database: Database, settings: Settings) -> Self {
         let write_back = WriteBack::new(database.clone());
         Self {
             database,
             source: Source::default(),
             write_back,
             doorbell: Doorbell::default(),
-            default_model,
+            settings,
         }
     }
 
@@ -102,7 +103,7 @@ impl Syncer {
         let shape = self.source.shape(tx.client()).await?;
         tx.query_typed(sql!("lock_agents"), &[(&agents, Type::UUID_ARRAY)])
             .await?;
-        let scope = stored_scope(&**tx).await?.unwrap_or_default();
+        let scope = stored_scope(tx.client()).await?.unwrap_or_default();
 
         let (mut batch, mut failed) = (Batch::default(), Batch::default());
         let mut chunks = vec![agents];
@@ -204,7 +205,7 @@ impl Syncer {
                     if !head.is_active() {
                         return Ok(None);
                     }
-                    let content = Content::of(row.decode()?, &self.default_model);
+                    let content = Content::of(row.decode()?, &self.settings.default_model);
                     Ok(Some(Active { head, content }))
                 });
                 (*agent, active)
@@ -214,6 +215,7 @@ impl Syncer {
         let mut answer = None;
         for (agent, active) in &contents {
             match active {
+                Ok(None) if self.settings.on_remove == OnRemove::Keep => {}
                 Ok(None) => work.remove(*agent, &observed),
                 Ok(Some(_)) if reserved => answer = Some(Answer::Taken),
                 Ok(Some(active)) => {
@@ -245,7 +247,8 @@ impl Syncer {
             ..Batch::default()
         };
         for (agent, active) in &contents {
-            if let Ok(Some(active)) = active
+            if self.settings.write_back
+                && let Ok(Some(active)) = active
                 && active.head.needs_write_back(*agent)
                 && work.standing.contains(&agent.canonical())
             {
@@ -305,9 +308,7 @@ async fn is_in_scope(
 }
 
 /// The scope that all workers on this database share; `None` where no worker has stored one yet.
-pub async fn stored_scope(
-    client: &impl tokio_postgres::GenericClient,
-) -> Result<Option<Scope>, Error> {
+pub async fn stored_scope(client: &tokio_postgres::Client) -> Result<Option<Scope>, Error> {
     let rows = client
         .query_typed("select scope from agent_sync.settings", &[])
         .await?;

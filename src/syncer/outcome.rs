@@ -139,6 +139,11 @@ impl Summary {
         self.created + self.updated + self.skipped + self.failed + self.removed + self.conflict
     }
 
+    /// Whether anything was written, or could not be.
+    pub fn is_effective(&self) -> bool {
+        self.total() > self.skipped
+    }
+
     pub fn add(&mut self, other: Self) {
         self.created += other.created;
         self.updated += other.updated;

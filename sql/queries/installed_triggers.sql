@@ -1,0 +1,8 @@
+-- Our triggers, each with the statement that drops it.
+select c.relname::text as source, t.tgname::text as trigger,
+  format('drop trigger %I on %I.%I', t.tgname, c.relnamespace::regnamespace::text, c.relname) as ddl
+from pg_catalog.pg_trigger as t
+join pg_catalog.pg_class as c on c.oid = t.tgrelid
+join pg_catalog.pg_proc as p on p.oid = t.tgfoid
+where p.pronamespace = to_regnamespace('agent_sync') and not t.tgisinternal
+order by c.relname, t.tgname;
