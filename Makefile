@@ -1,11 +1,11 @@
 # demo · test · lint · bench: each installs what it needs and is missing.
 
-.PHONY: demo test lint bench postgres
+.PHONY: demo test lint bench postgres pgbouncer
 
 demo: postgres
 	cargo run --quiet -- demo
 
-test: postgres
+test: postgres pgbouncer
 	cargo test
 
 lint:
@@ -21,7 +21,12 @@ bench: postgres
 # PostgreSQL's server, psql, and curl for the lines that the demo prints.
 postgres:
 	@if { ls /usr/lib/postgresql/*/bin/initdb || command -v initdb; } >/dev/null 2>&1 \
-	    && command -v psql >/dev/null && command -v curl >/dev/null; then :; \
-	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	  apt-get update --quiet && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends postgresql curl; \
-	else echo "PostgreSQL's server, psql and curl are needed. Debian, Ubuntu: sudo apt-get install postgresql curl"; exit 1; fi
+	    && command -v psql >/dev/null && command -v curl >/dev/null; then :; else $(call install,postgresql curl); fi
+
+# For the tests of a worker behind a transaction-mode pooler.
+pgbouncer:
+	@if test -x /usr/sbin/pgbouncer; then :; else $(call install,pgbouncer); fi
+
+install = if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    apt-get update --quiet && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends $(1); \
+	  else echo "Missing: $(1). Debian, Ubuntu: sudo apt-get install $(1)"; exit 1; fi

@@ -1,9 +1,10 @@
 //! 1,000 random edits over all five tables, some in long overlapping transactions, with the worker running. Afterwards
 //! every assistant equals what an independent mapping says, and another pass changes nothing.
 
-use agent_sync::config::SCOPE;
+use agent_sync::config::{DATABASE_URL, SCOPE};
 use tokio_postgres::Client;
 
+use crate::support::pgbouncer::Pgbouncer;
 use crate::support::{TestDatabase, TestWorker};
 
 const EDITORS: u64 = 8;
@@ -165,15 +166,16 @@ async fn editor(client: Client, seed: u64) -> u64 {
     made
 }
 
-#[tokio::test]
-async fn a_thousand_random_edits_end_with_every_assistant_equal_to_its_agent() {
-    let seed: u64 = std::env::var("SEED")
+/// The seed of this run; `SEED=n` replays another.
+fn seed() -> u64 {
+    std::env::var("SEED")
         .ok()
         .and_then(|seed| seed.parse().ok())
-        .unwrap_or(20_261_122);
-    let db = TestDatabase::new().await;
-    db.execute(agent_sync::demo::DATA).await;
-    let worker = TestWorker::start(&db, &[(SCOPE, "all")]).await;
+        .unwrap_or(20_261_122)
+}
+
+/// Edits with all editors at once, and returns how many edits were committed.
+async fn edit_at_random(db: &TestDatabase, seed: u64) -> u64 {
     let mut editors = Vec::new();
     for n in 0..EDITORS {
         editors.push(tokio::spawn(editor(
@@ -187,16 +189,42 @@ async fn a_thousand_random_edits_end_with_every_assistant_equal_to_its_agent() {
     }
     println!("seed {seed}: {made} of {} edits committed", EDITORS * EDITS);
     assert!(made > EDITORS * EDITS / 2, "hardly anything was edited");
-    db.converged().await;
-    worker.stop().await;
+    made
+}
 
+/// Everything is as it should be, and stays so when all is looked at once more.
+async fn nothing_is_left_to_do(db: &TestDatabase) {
     let before = db.versions().await;
-    TestWorker::start(&db, &[(SCOPE, "all")]).await.stop().await;
+    TestWorker::start(db, &[(SCOPE, "all")]).await.stop().await;
     assert_eq!(db.versions().await, before, "another pass changes nothing");
     assert_eq!(db.differences().await, Vec::<String>::new());
-    let deadlocks: i64 = db
-        .rows("select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()", &[])
-        .await[0]
-        .get(0);
-    assert_eq!(deadlocks, 0, "nobody is left waiting");
+}
+
+#[tokio::test]
+async fn a_thousand_random_edits_end_with_every_assistant_equal_to_its_agent() {
+    let db = TestDatabase::new().await;
+    db.execute(agent_sync::demo::DATA).await;
+    let worker = TestWorker::start(&db, &[(SCOPE, "all")]).await;
+    edit_at_random(&db, seed()).await;
+    db.converged().await;
+    worker.stop().await;
+    nothing_is_left_to_do(&db).await;
+}
+
+#[tokio::test]
+async fn two_workers_one_of_them_behind_a_pooler_converge_too() {
+    let db = TestDatabase::new().await;
+    db.execute(agent_sync::demo::DATA).await;
+    let pooler = Pgbouncer::before(&db).await;
+    let direct = TestWorker::start(&db, &[(SCOPE, "all")]).await;
+    let pooled = TestWorker::start_with(&[(DATABASE_URL, &pooler.url), (SCOPE, "all")]).await;
+    pooled.ready().await;
+    edit_at_random(&db, seed() + 1).await;
+    db.converged().await;
+    direct.stop().await;
+    // Now everything comes through the pooler, by polling.
+    edit_at_random(&db, seed() + 2).await;
+    db.converged().await;
+    pooled.stop().await;
+    nothing_is_left_to_do(&db).await;
 }

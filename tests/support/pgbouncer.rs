@@ -29,7 +29,7 @@ impl Pgbouncer {
              listen_port = {port}\nunix_socket_dir =\nauth_type = any\npool_mode = transaction\ndefault_pool_size = 4\n"
         );
         std::fs::write(&settings, text).expect("written");
-        let mut command = Command::new("pgbouncer");
+        let mut command = Command::new("/usr/sbin/pgbouncer");
         // It refuses to run as root, as the server does.
         if std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(&directory).expect("made")) == 0 {
             command.args(["-u", "nobody"]);
