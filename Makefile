@@ -11,7 +11,7 @@ test: postgres pgbouncer
 lint:
 	cargo fmt --check
 	cargo clippy --all-targets --locked -- --deny warnings
-	@if command -v cargo-deny >/dev/null; then cargo deny --offline check licenses bans sources; \
+	@if command -v cargo-deny >/dev/null; then cargo fetch --locked --quiet && cargo deny --offline check licenses bans sources; \
 	else echo "cargo-deny is not installed: licenses, bans and sources were not checked"; fi
 
 # How the startup pass compares with pure SQL. AGENTS=100000 for more.
