@@ -125,3 +125,51 @@ impl Doorbell {
         self.missed.load(Ordering::Relaxed)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::time::Instant;
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_ring_it_waits_for_half_a_minute_where_the_bell_works_and_for_a_second_where_it_does_not()
+     {
+        let doorbell = Doorbell::default();
+        for (state, seconds) in [
+            (State::Listening, 30),
+            (State::PollingOnly, 1),
+            (State::Connecting, 1),
+            (State::CatchingUp, 1),
+        ] {
+            doorbell.now(state, "a test");
+            let start = Instant::now();
+            assert!(!doorbell.wait(None).await);
+            assert_eq!(start.elapsed().as_secs(), seconds, "{state:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_falls_due_earlier_ends_the_wait_earlier() {
+        let doorbell = Doorbell::default();
+        doorbell.now(State::Listening, "a test");
+        let start = Instant::now();
+        assert!(!doorbell.wait(Some(Duration::from_millis(25))).await);
+        assert_eq!(start.elapsed().as_millis(), 25);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_ring_while_nobody_waits_is_kept_and_one_loss_of_the_bell_shortens_the_wait() {
+        let doorbell = Doorbell::default();
+        doorbell.now(State::Listening, "a test");
+        doorbell.ring();
+        assert!(doorbell.wait(None).await);
+        let start = Instant::now();
+        let lose = async {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            doorbell.now(State::Connecting, "a test");
+        };
+        assert!(!tokio::join!(doorbell.wait(None), lose).0);
+        assert_eq!(start.elapsed().as_secs(), 1);
+        assert_eq!(doorbell.changes_of_state(), 2);
+    }
+}

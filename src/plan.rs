@@ -235,3 +235,142 @@ impl Observed {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::Agent;
+    use crate::assistant::Content;
+
+    const AGENT: AgentId = AgentId(Uuid::from_u128(1));
+    const OTHER: AgentId = AgentId(Uuid::from_u128(2));
+
+    fn entry(agent_id: AgentId, assistant_id: AssistantId, owner: &str, state: State) -> Entry {
+        let written = matches!(state, State::Synced).then(|| vec![1]);
+        let row_hash = written.clone();
+        Entry {
+            assistant_id,
+            agent_id,
+            owner: owner.to_owned(),
+            state,
+            content_hash: written,
+            row_hash,
+        }
+    }
+
+    fn observed(entries: Vec<Entry>, existing: &[(AssistantId, &str)]) -> Observed {
+        let existing = existing.iter().map(|(id, owner)| {
+            (
+                *id,
+                Existing {
+                    owner: Some((*owner).to_owned()),
+                    row_hash: vec![1],
+                },
+            )
+        });
+        Observed {
+            entries: entries
+                .into_iter()
+                .map(|entry| (entry.assistant_id, entry))
+                .collect(),
+            existing: existing.collect(),
+        }
+    }
+
+    fn claim(owner: &str) -> Claim {
+        Claim {
+            owner: owner.to_owned(),
+            assistant_id: None,
+            if_exists: IfExists::Raise,
+            metadata: Map::new(),
+        }
+    }
+
+    fn step_of(agent: AgentId, id: AssistantId, owner: &str, observed: &Observed) -> Step {
+        let content = Content::of(Agent::default(), "model");
+        let wanted = Assistant {
+            id,
+            agent_id: agent,
+            owner: owner.to_owned(),
+            content: &content,
+        };
+        step(&wanted, &[1], observed)
+    }
+
+    #[test]
+    fn an_id_that_the_ledger_has_under_another_agent_is_not_to_be_had() {
+        let id = AGENT.canonical();
+        for existing in [vec![(id, "bob")], vec![(id, SYSTEM)], vec![]] {
+            let observed = observed(vec![entry(OTHER, id, "bob", State::Synced)], &existing);
+            assert_eq!(
+                step_of(AGENT, id, SYSTEM, &observed),
+                Step::Conflict { known: true }
+            );
+            let (_, answer) = wanted(AGENT, false, Some(&claim("alice")), &observed);
+            assert_eq!(answer, Some(Answer::Assistant(AGENT.copy_for("alice"))));
+        }
+    }
+
+    #[test]
+    fn a_conflict_is_nothing_that_an_agent_should_have() {
+        let id = AGENT.canonical();
+        let observed = observed(
+            vec![entry(AGENT, id, SYSTEM, State::Conflict)],
+            &[(id, "mallory")],
+        );
+        assert_eq!(wanted(AGENT, false, None, &observed).0, []);
+        let in_scope = wanted(AGENT, true, None, &observed).0;
+        assert_eq!(
+            in_scope,
+            [Wanted {
+                assistant_id: id,
+                owner: SYSTEM.to_owned()
+            }]
+        );
+        assert_eq!(
+            step_of(AGENT, id, SYSTEM, &observed),
+            Step::Conflict { known: true }
+        );
+    }
+
+    #[test]
+    fn what_stands_is_kept_updated_or_handed_over() {
+        let id = AGENT.canonical();
+        let mut observed = observed(
+            vec![entry(AGENT, id, "alice", State::Synced)],
+            &[(id, "alice")],
+        );
+        assert_eq!(
+            step_of(AGENT, id, "alice", &observed),
+            Step::Keep { settle: false }
+        );
+        assert_eq!(step_of(AGENT, id, SYSTEM, &observed), Step::HandOver);
+        if let Some(row) = observed.existing.get_mut(&id) {
+            row.row_hash = vec![2];
+        }
+        assert_eq!(step_of(AGENT, id, "alice", &observed), Step::Update);
+        observed.existing.clear();
+        assert_eq!(step_of(AGENT, id, "alice", &observed), Step::Create);
+    }
+
+    #[test]
+    fn a_row_that_the_ledger_does_not_know_is_adopted_only_from_the_system() {
+        let id = AGENT.canonical();
+        assert_eq!(
+            step_of(AGENT, id, SYSTEM, &observed(vec![], &[(id, SYSTEM)])),
+            Step::Adopt
+        );
+        assert_eq!(
+            step_of(AGENT, id, SYSTEM, &observed(vec![], &[(id, "bob")])),
+            Step::Conflict { known: false }
+        );
+        let removed = observed(
+            vec![entry(AGENT, id, SYSTEM, State::Removed)],
+            &[(id, "bob")],
+        );
+        assert_eq!(
+            step_of(AGENT, id, SYSTEM, &removed),
+            Step::Conflict { known: false }
+        );
+    }
+}

@@ -2,10 +2,14 @@
 
 use std::time::Duration;
 
-use agent_sync::config::{ROBYN_DEV, SCOPE};
+use agent_sync::changes::{self, bursts::Bursts};
+use agent_sync::config::{ROBYN_DEV, SCOPE, Settings};
+use agent_sync::syncer::Syncer;
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::support::binary::Running;
 use crate::support::{TestDatabase, TestWorker, eventually};
 
 const ALL: &[(&str, &str)] = &[(SCOPE, "all")];
@@ -415,29 +419,163 @@ async fn a_refused_agent_is_tried_again_and_again_and_holds_nobody_up() {
     }
 }
 
-#[tokio::test]
-async fn a_target_that_refuses_everything_is_everybodys_trouble() {
-    let db = TestDatabase::new().await;
-    let worker = TestWorker::start(&db, ALL).await;
-    db.execute(
+/// A trigger on the assistants that refuses every insert with this code.
+async fn refuse_inserts(db: &TestDatabase, code: &str) {
+    db.execute(&format!(
         "create function refuse() returns trigger language plpgsql as $$
-         begin raise insufficient_privilege; end $$;
-         create trigger refuse before insert on langgraph_server.assistants for each row execute function refuse()",
-    )
+         begin raise exception 'no' using errcode = '{code}'; end $$;
+         create trigger refuse before insert on langgraph_server.assistants for each row execute function refuse()"
+    ))
     .await;
-    db.execute("insert into public.agents (name, status) select n::text, 'active' from generate_series(1, 20) n").await;
-    let other = db.connect().await;
-    other
-        .batch_execute("select pg_sleep(0)")
-        .await
-        .expect("alive");
+}
+
+/// A missing privilege, or a connection that breaks: no agent is to blame, and none is made to wait for it later.
+#[tokio::test]
+async fn what_is_everybodys_trouble_is_held_against_no_agent() {
+    for code in ["42501", "57P01", "40001"] {
+        let db = TestDatabase::new().await;
+        let running = Running::serve(&db, ALL);
+        running.line("Startup sync summary").await;
+        refuse_inserts(&db, code).await;
+        db.execute("insert into public.agents (name, status) select n::text, 'active' from generate_series(1, 20) n").await;
+        let line = running.line("the change loop cannot work").await;
+        assert!(line.contains(code), "{line}");
+        assert_eq!(db.count("agent_sync.ledger").await, 0);
+        db.execute("drop trigger refuse on langgraph_server.assistants")
+            .await;
+        db.converged().await;
+        running.line("the change loop is working again").await;
+    }
+}
+
+#[tokio::test]
+async fn a_failing_agent_is_named_in_the_log_and_left_alone_until_its_retry_is_due() {
+    let db = TestDatabase::new().await;
+    let agent = db.agent("a").await;
+    let running = Running::serve(&db, ALL);
+    running.line("Startup sync summary").await;
+    db.execute("update public.agents set sampling_params = '[\"a secret\"]'")
+        .await;
+    let line = running.line("agent failed").await;
+    assert!(
+        line.contains(&agent.to_string()) && line.contains("agents.sampling_params is an array"),
+        "{line}"
+    );
+    assert!(!running.output().contains("a secret"));
+    drop(running);
+
+    // Not due for an hour: a drain leaves it. Edited, still bad: one retry is pending, not two.
+    db.execute("update agent_sync.outbox set due_at = now() + interval '1 hour'")
+        .await;
+    let attempts = || async {
+        db.rows("select attempts from agent_sync.ledger", &[]).await[0].get::<_, i32>(0)
+    };
+    let before = attempts().await;
+    let syncer = Syncer::new(db.pool(), Settings::default());
+    let drain = || async {
+        changes::drain(&syncer, &mut Bursts::default(), &CancellationToken::new())
+            .await
+            .expect("drained");
+    };
+    drain().await;
+    assert_eq!(attempts().await, before);
+    db.execute("update public.agents set sampling_params = '[2]'")
+        .await;
+    drain().await;
+    assert_eq!(attempts().await, before + 1);
+    assert_eq!(db.count("agent_sync.outbox").await, 1);
+
+    // Put back to what it was: nothing to write, but it is well again, and no retry is left.
+    let version = db.assistant(agent).await.expect("an assistant")["version"].clone();
+    db.execute("update public.agents set sampling_params = null")
+        .await;
+    drain().await;
+    assert_eq!(
+        db.assistant(agent).await.expect("an assistant")["version"],
+        version
+    );
+    assert_eq!(
+        db.count("agent_sync.ledger where state = 'synced' and attempts = 0 and error is null")
+            .await,
+        1
+    );
+    assert_eq!(db.count("agent_sync.outbox").await, 0);
+}
+
+#[tokio::test]
+async fn errors_do_not_quote_rows() {
+    let db = TestDatabase::new().await;
+    TestWorker::start(&db, &[]).await.stop().await;
+    db.execute("alter table langgraph_server.assistants add check (name <> 'a')")
+        .await;
+    let running = Running::serve(&db, ALL);
+    running.line("Startup sync summary").await;
+    db.agent("a").await;
+    running.line("agent failed").await;
+    let errors = db.rows("select error from agent_sync.ledger", &[]).await;
+    let error: String = errors[0].get(0);
+    assert!(
+        error.contains("violates check constraint") && error.contains("23514"),
+        "{error}"
+    );
+    for said in [error, running.output()] {
+        assert!(
+            !said.contains("You are a."),
+            "the prompt is nobody's business: {said}"
+        );
+    }
+}
+
+/// Tables go and come while the worker runs.
+#[tokio::test]
+async fn tables_that_go_are_done_without_and_tables_that_come_are_used() {
+    let (db, worker) = with_demo_data().await;
+    let refund_desk = Uuid::parse_str("a0000000-0000-4000-8000-000000000001").unwrap();
+    let servers = || async {
+        let assistant = db.assistant(refund_desk).await.expect("an assistant");
+        assistant["config"]["configurable"]
+            .get("mcp_config")
+            .is_some()
+    };
+    // Followed through a link that is not there any more, a tool's change is a change of everything.
     db.execute(
-        "drop trigger refuse on langgraph_server.assistants; select pg_notify('agent_sync', '')",
+        "alter table public.agent_mcp_tools rename column mcp_tool_id to tool;
+         update public.mcp_tools set tool_name = tool_name || '!'",
     )
     .await;
-    db.converged().await;
-    assert_eq!(db.count("agent_sync.ledger where attempts > 0").await, 0);
+    eventually("the agents are synced without their tools", || async {
+        if servers().await {
+            Err("still there".to_owned())
+        } else {
+            Ok(())
+        }
+    })
+    .await;
+    db.drained().await;
+    // The model's tables go; an edit of the agent is synced all the same.
+    db.execute(
+        "alter table public.ai_models rename to old_models;
+         update public.agents set system_prompt = 'without a model' where name = 'Refund Desk'",
+    )
+    .await;
+    db.prompted(refund_desk, "without a model").await;
+    let model = db.assistant(refund_desk).await.expect("an assistant")["config"]["configurable"]["model_name"].clone();
+    assert_eq!(model, "openai:gpt-4o");
     worker.stop().await;
+
+    // They come back, which no trigger tells: a look around finds it, and everything counts as changed.
+    let syncer = Syncer::new(db.pool(), Settings::default());
+    changes::look_around(&syncer).await.expect("looked");
+    assert_eq!(db.count("agent_sync.outbox").await, 0, "nothing is new");
+    db.execute(
+        "alter table public.old_models rename to ai_models; alter table public.agent_mcp_tools rename column tool to mcp_tool_id",
+    )
+    .await;
+    changes::look_around(&syncer).await.expect("looked");
+    changes::drain(&syncer, &mut Bursts::default(), &CancellationToken::new())
+        .await
+        .expect("drained");
+    assert_eq!(db.differences().await, Vec::<String>::new());
 }
 
 #[tokio::test]

@@ -133,6 +133,22 @@ async fn all_bad_configuration_is_reported_at_once_with_exit_code_64() {
 }
 
 #[tokio::test]
+async fn a_value_that_is_not_utf8_is_not_ignored() {
+    let url = <std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(
+        b"postgresql://u:\xff@host/db",
+    );
+    let output = command(&["serve"], &[])
+        .env("DATABASE_URL", url)
+        .output()
+        .await
+        .expect("ran");
+    assert_eq!(output.status.code(), Some(64));
+    assert!(
+        String::from_utf8_lossy(&output.stderr).contains("DATABASE_URL: it is not valid UTF-8")
+    );
+}
+
+#[tokio::test]
 async fn help_and_version() {
     let help = command(&["--help"], &[]).output().await.expect("ran");
     let text = String::from_utf8_lossy(&help.stdout);
@@ -266,6 +282,17 @@ async fn the_demo_runs_prints_what_to_try_and_leaves_nothing_behind() {
         );
     }
     std::fs::remove_dir(&temporary).expect("empty");
+}
+
+#[tokio::test]
+async fn the_demo_does_not_mind_a_busy_default_port() {
+    // Ours, or somebody else's: busy either way.
+    let _busy = std::net::TcpListener::bind("127.0.0.1:8090");
+    let mut running = Running::start(&["demo"], &[]);
+    running.line("Ctrl-C").await;
+    assert_ne!(running.api().await.port(), 8090);
+    running.signal("-INT");
+    assert_eq!(running.ended().await, Some(0));
 }
 
 #[tokio::test]

@@ -3,8 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use agent_sync::changes::{self, bursts::Bursts};
+use agent_sync::agent::Agent;
+use agent_sync::assistant::{Assistant, Content};
+use agent_sync::changes::bursts::{self, Bursts};
+use agent_sync::changes::{self};
 use agent_sync::config::{SCOPE, Settings};
+use agent_sync::outbox;
+use agent_sync::store::postgres::{self as store, How, Write};
 use agent_sync::syncer::Syncer;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -446,6 +451,8 @@ async fn changes_in_another_sessions_hands_are_left_alone_for_a_while() {
     let db = TestDatabase::new().await;
     TestWorker::start(&db, ALL).await.stop().await;
     db.agent("a").await;
+    db.execute("insert into public.mcp_tools (tool_name) values ('t')")
+        .await;
     let other = db.connect().await;
     other
         .batch_execute("begin; select * from agent_sync.outbox for update")
@@ -460,4 +467,183 @@ async fn changes_in_another_sessions_hands_are_left_alone_for_a_while() {
     .expect("drained");
     assert_eq!(drained.next, Some(Duration::from_secs(1)));
     other.batch_execute("rollback").await.expect("released");
+}
+
+/// A claim takes a batch, and a drain takes batches until nothing is left.
+#[tokio::test]
+async fn the_outbox_is_drained_batch_by_batch() {
+    let db = TestDatabase::new().await;
+    TestWorker::start(&db, ALL).await.stop().await;
+    db.execute(
+        "insert into public.agents (name, status) select n::text, 'active' from generate_series(1, 1200) n;
+         insert into agent_sync.outbox (source, key) values ('agents', 'not a uuid')",
+    )
+    .await;
+    let syncer = syncer(&db);
+    let stop = CancellationToken::new();
+    stop.cancel();
+    changes::drain(&syncer, &mut Bursts::default(), &stop)
+        .await
+        .expect("drained");
+    assert_eq!(
+        db.count("agent_sync.outbox").await,
+        701,
+        "five hundred locks, and no more"
+    );
+    drain(syncer).await;
+    assert_eq!(
+        db.count("agent_sync.outbox").await,
+        0,
+        "what makes no sense is dropped"
+    );
+    assert_eq!(db.count("langgraph_server.assistants").await, 1200);
+}
+
+/// An agent that is edited again while its sync is going on is left alone until the edits pause.
+#[tokio::test]
+async fn an_edit_that_comes_right_after_a_sync_is_held_for_a_moment() {
+    let db = TestDatabase::new().await;
+    let agent = db.agent("a").await;
+    TestWorker::start(&db, ALL).await.stop().await;
+    let (syncer, mut bursts, stop) = (syncer(&db), Bursts::default(), CancellationToken::new());
+    stop.cancel();
+    db.execute("update public.agents set system_prompt = 'first'")
+        .await;
+    changes::drain(&syncer, &mut bursts, &stop)
+        .await
+        .expect("drained");
+    assert_eq!(db.prompt(agent).await.as_deref(), Some("first"));
+    // One batch only, so the outbox was not seen empty in between. The edit's age is fixed: now, by any clock.
+    db.execute(
+        "update public.agents set system_prompt = 'second';
+         update agent_sync.outbox set changed_at = clock_timestamp() + interval '1 hour'",
+    )
+    .await;
+    let drained = changes::drain(&syncer, &mut bursts, &stop)
+        .await
+        .expect("drained");
+    assert_eq!(db.prompt(agent).await.as_deref(), Some("first"), "held");
+    assert!(
+        drained.next.is_some_and(|pause| pause <= bursts::QUIET),
+        "{drained:?}"
+    );
+    assert_eq!(db.count("agent_sync.outbox").await, 1);
+    db.execute("update agent_sync.outbox set changed_at = clock_timestamp() - interval '1 second'")
+        .await;
+    eventually("it is taken once the edits have paused", || async {
+        let mut later = Bursts::default();
+        changes::drain(&syncer, &mut later, &stop)
+            .await
+            .expect("drained");
+        let prompt = db.prompt(agent).await;
+        if prompt.as_deref() == Some("second") {
+            Ok(())
+        } else {
+            Err(format!("{prompt:?}"))
+        }
+    })
+    .await;
+}
+
+/// The statements that could wait for somebody's row do not: each passes over it and says so.
+#[tokio::test]
+async fn rows_that_others_hold_are_passed_over_not_waited_for() {
+    let db = TestDatabase::new().await;
+    let agent = db.agent("a").await;
+    TestWorker::start(&db, ALL).await.stop().await;
+    db.execute(&format!(
+        "update public.agents set langgraph_assistant_id = null;
+         insert into agent_sync.outbox (source, key, due_at) values ('agents', '{agent}', now() + interval '1 hour')"
+    ))
+    .await;
+    let holder = db.connect().await;
+    holder
+        .batch_execute(
+            "begin; select * from public.agents for update; select * from langgraph_server.assistants for update;
+             select * from agent_sync.outbox for update",
+        )
+        .await
+        .expect("held");
+    let mut client = db.pool().client().await.expect("a connection");
+    let tx = agent_sync::database::begin(&mut client)
+        .await
+        .expect("begun");
+    tx.batch_execute("set local lock_timeout = '1ms'")
+        .await
+        .expect("no patience at all");
+
+    let left = tx
+        .query(agent_sync::sql!("write_back"), &[&vec![agent]])
+        .await
+        .expect("no wait");
+    assert_eq!(left.len(), 1, "the write-back is to be tried again");
+    let id = agent_sync::ids::AssistantId(agent);
+    assert!(
+        store::delete(&tx, &[id])
+            .await
+            .expect("no wait")
+            .contains(&id)
+    );
+    let content = Content::of(Agent::default(), "model");
+    let agent_id = agent_sync::ids::AgentId(agent);
+    let assistant = Assistant {
+        id,
+        agent_id,
+        owner: "system".to_owned(),
+        content: &content,
+    };
+    let write = Write {
+        assistant,
+        content_hash: Vec::new(),
+        how: How::Update,
+        foreign: None,
+    };
+    assert!(
+        store::write(&tx, &[write])
+            .await
+            .expect("no wait")
+            .is_empty()
+    );
+    outbox::clear_retries(&tx, &[agent_id])
+        .await
+        .expect("no wait");
+}
+
+/// Between the look and the write, an assistant that was the system's has become somebody's.
+#[tokio::test]
+async fn an_adoption_looks_again_when_it_writes() {
+    let db = TestDatabase::new().await;
+    let agent = db.agent("a").await;
+    TestWorker::start(&db, &[]).await.stop().await;
+    db.execute(&format!(
+        "insert into langgraph_server.assistants (id, metadata) values ('{agent}', '{{\"owner\": \"mallory\"}}')"
+    ))
+    .await;
+    let before = db.assistant(agent).await;
+    let mut client = db.pool().client().await.expect("a connection");
+    let tx = agent_sync::database::begin(&mut client)
+        .await
+        .expect("begun");
+    let content = Content::of(Agent::default(), "model");
+    let agent_id = agent_sync::ids::AgentId(agent);
+    let assistant = Assistant {
+        id: agent_id.canonical(),
+        agent_id,
+        owner: "system".to_owned(),
+        content: &content,
+    };
+    let write = Write {
+        assistant,
+        content_hash: Vec::new(),
+        how: How::Adopt,
+        foreign: None,
+    };
+    assert!(
+        store::write(&tx, &[write])
+            .await
+            .expect("written")
+            .is_empty()
+    );
+    tx.commit().await.expect("committed");
+    assert_eq!(db.assistant(agent).await, before);
 }

@@ -172,6 +172,11 @@ async fn reserved_names_are_stripped_silently() {
         json!({"configurable": {"kept": 1}, "metadata": {}})
     );
     assert_eq!(body["metadata"], json!({"kept": 1, "owner": "dev"}));
+    let context = json!({"langgraph_request_id": 1, "__dd_trace_headers__": 1, "kept": 1});
+    let (_, body) = worker
+        .create(json!({"graph_id": "a", "context": context}))
+        .await;
+    assert_eq!(body["context"], json!({"kept": 1}));
     worker.stop().await;
 }
 
@@ -319,5 +324,44 @@ async fn requests_in_hand_are_answered_before_the_end() {
     holder.batch_execute("commit").await.expect("released");
     let (status, answer) = asked.await.expect("answered");
     assert_eq!((status, &answer["assistant_id"]), (200, &json!(agent)));
+    assert_eq!(running.ended().await, Some(0));
+}
+
+/// A client that sends half a head, or half a body, and then nothing.
+#[tokio::test]
+async fn clients_that_keep_the_server_waiting_are_let_go() {
+    let worker = TestWorker::start_with(&[]).await;
+    let half_a_head = "POST /assistants HTTP/1.1\r\nhost: x\r\n";
+    let half_a_body = "POST /assistants HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{";
+    let asked = async {
+        tokio::join!(
+            exchange(worker.api, half_a_head),
+            exchange(worker.api, half_a_body)
+        )
+    };
+    let (head, body) = tokio::time::timeout(std::time::Duration::from_secs(60), asked)
+        .await
+        .expect("an end");
+    assert!(head.0 == 0 || head.0 == 408, "{head:?}");
+    assert_eq!(body.0, 408, "{body:?}");
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_request_that_hangs_does_not_keep_the_worker_from_ending() {
+    let mut running = Running::start(&[], FREE_PORTS);
+    let mut client = tokio::net::TcpStream::connect(running.api().await)
+        .await
+        .expect("connected");
+    let half = b"POST /assistants HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 10\r\n\r\n";
+    tokio::io::AsyncWriteExt::write_all(&mut client, half)
+        .await
+        .expect("sent");
+    let mut told = [0; 12];
+    tokio::io::AsyncReadExt::read_exact(&mut client, &mut told)
+        .await
+        .expect("told to continue");
+    running.signal("-TERM");
+    running.line("not everything was finished in 10 s").await;
     assert_eq!(running.ended().await, Some(0));
 }

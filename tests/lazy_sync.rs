@@ -334,3 +334,93 @@ async fn many_who_ask_at_once_get_one_assistant() {
     assert_eq!(db.versions().await, 1);
     worker.stop().await;
 }
+
+#[tokio::test]
+async fn what_a_client_sends_along_is_kept_once_and_never_on_a_shared_assistant() {
+    let (db, worker) = demo(DEV).await;
+    worker.create(naming(REFUND_DESK)).await;
+    let mut again = naming(REFUND_DESK);
+    again["metadata"]["color"] = json!("red");
+    db.execute("update public.agents set name = 'Renamed' where name = 'Refund Desk'")
+        .await;
+    let (_, body) = worker.create(again).await;
+    assert_eq!(
+        (&body["name"], &body["metadata"]["color"]),
+        (&json!("Renamed"), &json!("blue"))
+    );
+    worker.stop().await;
+
+    // The scope covers the agent, but the request comes before anybody has made its assistant.
+    let (db, worker) = demo(&[(ROBYN_DEV, "true"), (SCOPE, "all")]).await;
+    worker.stop().await;
+    db.execute("delete from langgraph_server.assistants; delete from agent_sync.ledger")
+        .await;
+    let syncer =
+        agent_sync::syncer::Syncer::new(db.pool(), agent_sync::config::Settings::default());
+    let claim = agent_sync::plan::Claim {
+        owner: "system".to_owned(),
+        assistant_id: None,
+        if_exists: agent_sync::plan::IfExists::Raise,
+        metadata: serde_json::Map::from_iter([("color".to_owned(), json!("blue"))]),
+    };
+    for owner in ["alice", "system"] {
+        let claim = agent_sync::plan::Claim {
+            owner: owner.to_owned(),
+            ..claim.clone()
+        };
+        let agent = agent_sync::ids::AgentId(REFUND_DESK.parse().unwrap());
+        syncer
+            .sync_now(&[agent], Some(&claim))
+            .await
+            .expect("synced");
+        let assistant = db.assistant(agent.0).await.expect("an assistant");
+        assert_eq!(assistant["metadata"]["owner"], "system");
+        assert!(
+            assistant["metadata"].get("color").is_none(),
+            "asked for by {owner}"
+        );
+        db.execute("delete from langgraph_server.assistants; delete from agent_sync.ledger")
+            .await;
+    }
+}
+
+#[tokio::test]
+async fn an_assistant_that_another_session_holds_is_503_not_a_second_one() {
+    let (db, worker) = demo(DEV).await;
+    worker.create(naming(REFUND_DESK)).await;
+    let holder = db.connect().await;
+    holder
+        .batch_execute("begin; select * from langgraph_server.assistants for update")
+        .await
+        .expect("held");
+    db.execute("update public.agents set name = 'Renamed' where name = 'Refund Desk'")
+        .await;
+    let (status, body) = worker.create(naming(REFUND_DESK)).await;
+    assert_eq!(
+        (status, body),
+        (503, json!({"detail": "Service Unavailable"}))
+    );
+    holder.batch_execute("commit").await.expect("released");
+    let (status, body) = worker.create(naming(REFUND_DESK)).await;
+    assert_eq!((status, &body["name"]), (200, &json!("Renamed")));
+    assert_eq!(db.count("langgraph_server.assistants").await, 1);
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_skipped_lazy_sync_is_warned_about_and_null_names_nobody() {
+    let db = TestDatabase::new().await;
+    let running = crate::support::binary::Running::serve(&db, DEV);
+    running.line("agent sync disabled").await;
+    let api = running.api().await;
+    for agent in ["null", "\"no-uuid\""] {
+        let body =
+            format!(r#"{{"graph_id": "agent", "metadata": {{"supabase_agent_id": {agent}}}}}"#);
+        let (status, _) =
+            crate::support::worker::request(api, "POST", "/assistants", Some(&body)).await;
+        assert_eq!(status, 200);
+    }
+    let line = running.line("lazy sync skipped").await;
+    assert!(line.contains("WARN") && line.contains("no-uuid"), "{line}");
+    assert_eq!(running.output().matches("lazy sync skipped").count(), 1);
+}

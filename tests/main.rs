@@ -12,6 +12,7 @@ mod concurrency;
 mod convergence;
 mod http;
 mod lazy_sync;
+mod limits;
 mod listener;
 mod mapping;
 mod migrations;

@@ -272,3 +272,23 @@ async fn uninstalling_leaves_the_assistants_and_nothing_else_of_ours() {
         "{again:?}"
     );
 }
+
+#[tokio::test]
+async fn the_command_says_what_it_could_not_install() {
+    let db = TestDatabase::new().await;
+    let editor = db.connect().await;
+    editor
+        .batch_execute("begin; insert into public.mcp_tools (tool_name) values ('t')")
+        .await
+        .expect("an open edit");
+    let output = command(&["migrate"], &[(DATABASE_URL, &db.url)])
+        .output()
+        .await
+        .expect("ran");
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        said.contains("still missing") && said.contains("agent_sync_insert on public.mcp_tools"),
+        "{said}"
+    );
+}

@@ -276,3 +276,26 @@ async fn losing_the_race_for_an_id_registers_nothing() {
         "an agent out of scope stays out of it"
     );
 }
+
+#[tokio::test]
+async fn a_conflict_of_an_agent_that_left_the_scope_is_forgotten() {
+    let (db, syncer, agent) = setting().await;
+    let scope = |scope: &str| {
+        format!(
+            "insert into agent_sync.settings (scope) values ('{scope}') on conflict (singleton) do update set scope = '{scope}'"
+        )
+    };
+    db.execute(&scope("all")).await;
+    db.execute(&format!(
+        "insert into langgraph_server.assistants (id) values ('{agent}')"
+    ))
+    .await;
+    syncer.sync_now(&[agent], None).await.expect("synced");
+    assert_eq!(
+        db.count("agent_sync.ledger where state = 'conflict'").await,
+        1
+    );
+    db.execute(&scope("none")).await;
+    syncer.sync_now(&[agent], None).await.expect("synced");
+    assert_eq!(db.count("agent_sync.ledger").await, 0);
+}

@@ -115,26 +115,116 @@ async fn an_update_keeps_what_is_not_ours() {
 #[tokio::test]
 async fn an_assistant_that_was_edited_or_deleted_behind_our_back_is_repaired() {
     let db = TestDatabase::new().await;
-    let ids = [
-        db.agent("a").await,
-        db.agent("b").await,
-        db.agent("c").await,
-        db.agent("d").await,
-        db.agent("e").await,
+    let organization = db.organization().await.0;
+    let edits = [
+        "graph_id = 'evil'",
+        "name = 'evil'",
+        "name = null",
+        "description = 'evil'",
+        "config = config || '{\"recursion_limit\": 1}'",
+        "config = '{}'",
+        "context = '{\"system_prompt\": \"evil\"}'",
+        "metadata = metadata || '{\"owner\": \"mallory\"}'",
+        "metadata = metadata || '{\"supabase_agent_id\": \"evil\"}'",
+        "metadata = metadata || '{\"supabase_organization_id\": \"evil\"}'",
+        "metadata = '[]'",
+        "metadata = null",
     ];
-    TestWorker::start(&db, ALL).await.stop().await;
+    let mut agents = Vec::new();
+    for edit in edits {
+        agents.push((db.agent("a").await, edit));
+    }
+    let deleted = db.agent("deleted").await;
     db.execute(&format!(
-        "update langgraph_server.assistants set config = config || '{{\"recursion_limit\": 1}}' where id = '{}';
-         update langgraph_server.assistants set metadata = metadata || '{{\"owner\": \"mallory\"}}' where id = '{}';
-         update langgraph_server.assistants set context = '{{\"system_prompt\": \"evil\"}}' where id = '{}';
-         delete from langgraph_server.assistants where id = '{}';
-         update langgraph_server.assistants set metadata = '[]', name = null where id = '{}'",
-        ids[0], ids[1], ids[2], ids[3], ids[4],
+        "update public.agents set organization_id = '{organization}'"
     ))
     .await;
-    assert_eq!(db.differences().await.len(), 5);
+    TestWorker::start(&db, ALL).await.stop().await;
+    for (agent, edit) in agents {
+        db.execute(&format!(
+            "update langgraph_server.assistants set {edit} where id = '{agent}'"
+        ))
+        .await;
+    }
+    db.execute(&format!(
+        "delete from langgraph_server.assistants where id = '{deleted}'"
+    ))
+    .await;
+    assert_eq!(db.differences().await.len(), edits.len() + 1);
     TestWorker::start(&db, ALL).await.stop().await;
     assert_eq!(db.differences().await, Vec::<String>::new());
+}
+
+/// Deleted while nothing was recorded: no outbox row tells, only the ledger does.
+#[tokio::test]
+async fn a_pass_removes_the_assistants_of_agents_that_are_gone_whatever_its_scope() {
+    for scope in ["all", "org:00000000-0000-4000-8000-000000000000"] {
+        let db = TestDatabase::new().await;
+        let (gone, off) = (db.agent("gone").await, db.agent("off").await);
+        TestWorker::start(&db, ALL).await.stop().await;
+        db.execute(&format!(
+            "delete from public.agents where id = '{gone}'; update public.agents set status = 'draft' where id = '{off}';
+             truncate agent_sync.outbox"
+        ))
+        .await;
+        TestWorker::start(&db, &[(SCOPE, scope)]).await.stop().await;
+        assert_eq!(
+            db.count("langgraph_server.assistants").await,
+            0,
+            "scope {scope}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_first_pass_that_fails_is_survived_and_tried_again() {
+    let db = TestDatabase::new().await;
+    TestWorker::start(&db, &[]).await.stop().await;
+    let agent = db.agent("a").await;
+    db.execute("truncate agent_sync.outbox; alter table langgraph_server.assistants rename column config to settings").await;
+    let running = Running::serve(&db, ALL);
+    running.line("the startup pass failed").await;
+    let admin = running.admin().await;
+    eventually("it is ready all the same", || async {
+        match request(admin, "GET", "/ready", None).await {
+            (200, _) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    db.execute("alter table langgraph_server.assistants rename column settings to config")
+        .await;
+    db.synced(agent).await;
+    running
+        .line("Startup sync summary: total=1 created=1")
+        .await;
+}
+
+#[tokio::test]
+async fn a_long_pass_says_how_far_it_is() {
+    let db = TestDatabase::new().await;
+    TestWorker::start(&db, &[]).await.stop().await;
+    db.execute(
+        "insert into public.agents (name, status) select n::text, 'active' from generate_series(1, 1200) as n;
+         truncate agent_sync.outbox",
+    )
+    .await;
+    let last: uuid::Uuid = db
+        .rows("select id from public.agents order by id desc limit 1", &[])
+        .await[0]
+        .get(0);
+    // The last page takes longer than the pass is ever silent, by Postgres' own clock.
+    let holder = db.hold_agent(last).await;
+    let running = Running::serve(&db, ALL);
+    db.somebody_waits_for_an_agent().await;
+    holder
+        .batch_execute("select pg_sleep(5.5); commit")
+        .await
+        .expect("released");
+    running.line("Startup sync so far: total=").await;
+    running
+        .line("Startup sync summary: total=1200 created=1200")
+        .await;
 }
 
 #[tokio::test]
@@ -370,7 +460,10 @@ async fn missing_optional_tables_and_columns_are_tolerated() {
          insert into public.agents values (gen_random_uuid(), 'older', 0.5, 100)",
     )
     .await;
-    let running = Running::serve(&db, &[(SCOPE, "all")]);
+    let running = Running::serve(
+        &db,
+        &[(SCOPE, "all"), ("AGENT_SYNC_RESYNC_INTERVAL", "50ms")],
+    );
     let line = running.line("incomplete").await;
     for missing in [
         "table mcp_tools",
@@ -501,13 +594,22 @@ async fn a_pass_takes_a_few_statements_per_thousand_agents() {
                    where dbid = (select oid from pg_database where datname = current_database())";
         db.rows(sum, &[]).await[0].get::<_, i64>(0)
     };
-    for pass in ["cold", "warm"] {
+    let locks = || async {
+        let sum = "select coalesce(sum(calls), 0)::int8 from pg_stat_statements where query like '%pg_advisory_xact_lock(k.key)%'
+                   and dbid = (select oid from pg_database where datname = current_database())";
+        db.rows(sum, &[]).await[0].get::<_, i64>(0)
+    };
+    for (pass, batches) in [("cold", 6), ("warm", 12)] {
         let before = statements().await;
         TestWorker::start(&db, ALL).await.stop().await;
         let sent = statements().await - before;
         assert!(
             sent < 300,
             "a {pass} pass over 3,000 agents sent {sent} statements"
+        );
+        assert!(
+            locks().await >= batches,
+            "at most 500 agents are locked in a transaction"
         );
     }
     assert_eq!(db.count("langgraph_server.assistants").await, 3000);

@@ -164,7 +164,7 @@ async fn spread(syncer: &Syncer, client: &mut Client) -> Result<bool, Error> {
 }
 
 /// A table or column that appeared or went changes what agents map to, and no trigger says so.
-async fn look_around(syncer: &Syncer) -> Result<(), Error> {
+pub async fn look_around(syncer: &Syncer) -> Result<(), Error> {
     let looking = async {
         let client = syncer.database.client().await?;
         let before = syncer.source.shape(&client).await?;

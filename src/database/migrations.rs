@@ -25,7 +25,7 @@ const MIGRATIONS: [(i32, &str); 1] = [(
 const LATEST: i32 = MIGRATIONS[MIGRATIONS.len() - 1].0;
 
 /// How long [`migrate`] keeps asking for a lock that an open transaction of the customer's holds.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The whole of it as one script, fit for `supabase/migrations/`.
 pub fn script() -> String {

@@ -16,7 +16,7 @@ use crate::database::{Error, Fault};
 use crate::ids::{AgentId, AssistantId, SYSTEM};
 use crate::plan::{self, Claim, IfExists};
 use crate::store::{Assistant, New, Store};
-use crate::syncer::{Batch, Outcome, Syncer};
+use crate::syncer::{Outcome, Syncer};
 
 #[derive(Debug)]
 pub struct Assistants {
@@ -111,7 +111,7 @@ impl Assistants {
             if_exists: create.if_exists,
             metadata: create.metadata.clone(),
         };
-        let batch = match self.claim(syncer, agent, &claim).await {
+        let batch = match syncer.sync_now(&[agent], Some(&claim)).await {
             Ok(batch) => batch,
             // Where the database is down, so is the store: there is nothing to make instead.
             Err(e) if matches!(e.fault(), Fault::Passing | Fault::Locked) => {
@@ -132,16 +132,6 @@ impl Assistants {
                 }))
             }
             (None, _) => skipped("there is no such active agent"),
-        }
-    }
-
-    /// Syncs one agent for a claimant. When somebody took the id that it was to get at that very moment, one more look
-    /// shows who.
-    async fn claim(&self, syncer: &Syncer, agent: AgentId, claim: &Claim) -> Result<Batch, Error> {
-        let batch = syncer.sync_now(&[agent], Some(claim)).await?;
-        match batch.outcomes.first() {
-            Some((_, Outcome::Busy)) => syncer.sync_now(&[agent], Some(claim)).await,
-            _ => Ok(batch),
         }
     }
 

@@ -8,7 +8,7 @@ use tracing::warn;
 use super::outcome::Outcome;
 use crate::assistant::{Assistant, Content};
 use crate::database::Error;
-use crate::ids::{AgentId, AssistantId};
+use crate::ids::{AgentId, AssistantId, SYSTEM};
 use crate::ledger::{self, Conflict, Failure, Written};
 use crate::outbox;
 use crate::plan::{self, Claim, Observed, State, Step, Wanted};
@@ -101,9 +101,10 @@ impl<'a> Work<'a> {
                 }
             };
             self.note(agent, outcome);
+            // A shared one takes nothing from a client.
             let foreign = self
                 .claim
-                .filter(|claim| claim.owner == assistant.owner)
+                .filter(|claim| claim.owner == assistant.owner && claim.owner != SYSTEM)
                 .map(|claim| &claim.metadata);
             self.writes.push(Write {
                 assistant,

@@ -54,9 +54,18 @@ impl Running {
 
     /// The address of the API, once it is told.
     pub async fn api(&self) -> SocketAddr {
+        self.address("api=").await
+    }
+
+    /// The address of the admin server, once it is told.
+    pub async fn admin(&self) -> SocketAddr {
+        self.address("admin=").await
+    }
+
+    async fn address(&self, field: &str) -> SocketAddr {
         let line = self.line("agent-sync started").await;
         let address = line
-            .split("api=")
+            .split(field)
             .nth(1)
             .and_then(|rest| rest.split(' ').next());
         address.expect("an address").parse().expect("an address")

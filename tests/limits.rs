@@ -1,0 +1,114 @@
+//! The limits of our transactions and connections, and what they protect from.
+
+use agent_sync::config::{SCOPE, Settings};
+use agent_sync::database::{DatabaseUrl, begin, begin_plain};
+use agent_sync::ids::AgentId;
+use agent_sync::syncer::Syncer;
+
+use crate::support::{TestDatabase, TestWorker};
+
+#[tokio::test]
+async fn every_transaction_of_ours_has_its_limits_whatever_the_database_is_set_to() {
+    let db = TestDatabase::new().await;
+    db.execute(&format!(
+        "alter database {0} set default_transaction_isolation = 'repeatable read';
+         alter database {0} set search_path = evil, public",
+        db.name()
+    ))
+    .await;
+    let settings = "select current_setting('transaction_isolation') as isolation, current_setting('transaction_read_only') as read_only,
+                      current_setting('statement_timeout') as statement, current_setting('lock_timeout') as lock,
+                      current_setting('idle_in_transaction_session_timeout') as idle, current_setting('row_security') as rls,
+                      current_setting('search_path') as path";
+    let pool = db.pool();
+    let mut client = pool.client().await.expect("a connection");
+    let read = |row: tokio_postgres::Row| {
+        [
+            "isolation",
+            "read_only",
+            "statement",
+            "lock",
+            "idle",
+            "rls",
+            "path",
+        ]
+        .map(|name| row.get::<_, String>(name))
+    };
+    let tx = begin(&mut client).await.expect("begun");
+    let ours = read(tx.query_one(settings, &[]).await.expect("settings"));
+    assert_eq!(
+        ours,
+        ["read committed", "off", "30s", "12s", "10s", "off", ""]
+    );
+    tx.rollback().await.expect("ended");
+    // Where the application's own triggers run, only time is limited.
+    let tx = begin_plain(&mut client).await.expect("begun");
+    let plain = read(tx.query_one(settings, &[]).await.expect("settings"));
+    assert_eq!(
+        plain,
+        [
+            "read committed",
+            "off",
+            "5s",
+            "200ms",
+            "10s",
+            "on",
+            "evil, public"
+        ]
+    );
+    tx.rollback().await.expect("ended");
+    let after = read(client.query_one(settings, &[]).await.expect("settings"));
+    assert_eq!(
+        after[2..],
+        ["0", "0", "0", "on", "evil, public"],
+        "nothing stays with the session"
+    );
+}
+
+#[test]
+fn connections_find_out_that_their_peer_is_gone() {
+    let url: DatabaseUrl = "postgresql://u@h/d".parse().expect("a url");
+    let config = url.config();
+    assert_eq!(config.get_keepalives_idle().as_secs(), 10);
+    assert_eq!(
+        config.get_keepalives_interval().map(|d| d.as_secs()),
+        Some(5)
+    );
+    assert_eq!(config.get_tcp_user_timeout().map(|d| d.as_secs()), Some(15));
+    assert_eq!(config.get_connect_timeout().map(|d| d.as_secs()), Some(5));
+    assert_eq!(config.get_application_name(), Some("agent-sync"));
+}
+
+/// A worker's role that row-level security applies to sees no agents. That must not look like "all are deleted".
+#[tokio::test]
+async fn agents_that_row_level_security_hides_do_not_lose_their_assistants() {
+    let db = TestDatabase::new().await;
+    let agent = db.agent("a").await;
+    TestWorker::start(&db, &[(SCOPE, "all")]).await.stop().await;
+    let role = format!("blind_{}", db.name());
+    db.execute(&format!(
+        "create role {role} login;
+         grant usage on schema agent_sync, langgraph_server to {role};
+         grant all on all tables in schema public, agent_sync, langgraph_server to {role};
+         grant execute on all functions in schema agent_sync to {role}"
+    ))
+    .await;
+    let url: DatabaseUrl = db
+        .url
+        .replace("postgres@", &format!("{role}@"))
+        .parse()
+        .expect("a url");
+    let blind = Syncer::new(
+        agent_sync::database::Database::new(&url),
+        Settings::default(),
+    );
+    let error = blind
+        .sync_now(&[AgentId(agent)], None)
+        .await
+        .expect_err("an error, not a removal")
+        .to_string();
+    assert!(error.contains("row-level security"), "{error}");
+    assert!(db.assistant(agent).await.is_some());
+    db.execute(&format!("drop owned by {role}; drop role {role}"))
+        .await;
+}
