@@ -358,3 +358,19 @@ fn files(directory: &Path) -> Vec<PathBuf> {
         .map(|entry| entry.expect("an entry").path())
         .collect()
 }
+
+#[tokio::test]
+async fn the_log_filter_is_honoured_and_robyn_dev_is_warned_about() {
+    let variables = [
+        &[("ROBYN_DEV", "true"), ("AGENT_SYNC_LOG", "warn")],
+        FREE_PORTS,
+    ]
+    .concat();
+    let running = Running::start(&[], &variables);
+    running.line("not for production").await;
+    assert!(
+        !running.output().contains("agent-sync started"),
+        "{}",
+        running.output()
+    );
+}

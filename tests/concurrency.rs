@@ -252,7 +252,8 @@ async fn a_sync_in_flight_holds_no_lock_that_an_editor_could_wait_for() {
     let modes = db
         .rows(
             "select distinct l.relation::regclass::text as relation, l.mode from pg_locks l join pg_class c on c.oid = l.relation
-             where c.relnamespace = 'public'::regnamespace and c.relkind = 'r' and l.pid <> pg_backend_pid() and l.mode <> 'AccessShareLock'",
+             where c.relnamespace = 'public'::regnamespace and c.relkind = 'r' and l.pid <> pg_backend_pid()
+               and l.database = (select oid from pg_database where datname = current_database()) and l.mode <> 'AccessShareLock'",
             &[],
         )
         .await;
@@ -646,4 +647,81 @@ async fn an_adoption_looks_again_when_it_writes() {
     );
     tx.commit().await.expect("committed");
     assert_eq!(db.assistant(agent).await, before);
+}
+
+/// Its connection is cut in the middle of a sync: nothing was written, and the change is there for the next.
+#[tokio::test]
+async fn a_worker_that_dies_in_the_middle_loses_no_change() {
+    let db = TestDatabase::new().await;
+    TestWorker::start(&db, ALL).await.stop().await;
+    let syncer_that_dies = syncer(&db);
+    let agent = db.agent("a").await;
+    let blocker = db.connect().await;
+    blocker
+        .batch_execute("begin; lock table langgraph_server.assistants in access exclusive mode")
+        .await
+        .expect("locked");
+    let dying = tokio::spawn(async move {
+        changes::drain(
+            &syncer_that_dies,
+            &mut Bursts::default(),
+            &CancellationToken::new(),
+        )
+        .await
+    });
+    eventually("the sync has read and waits to write", || async {
+        let waiting = db.count("pg_locks where locktype = 'relation' and not granted and database = (select oid from pg_database where datname = current_database())").await;
+        if waiting == 1 { Ok(()) } else { Err(format!("{waiting} waiting")) }
+    })
+    .await;
+    db.execute(
+        "select pg_terminate_backend(pid) from pg_stat_activity
+         where application_name = 'agent-sync' and datname = current_database()",
+    )
+    .await;
+    assert!(dying.await.expect("ended").is_err());
+    blocker.batch_execute("rollback").await.expect("released");
+    assert_eq!(db.count("agent_sync.outbox").await, 1);
+    drain(syncer(&db)).await;
+    assert!(db.assistant(agent).await.is_some());
+}
+
+#[tokio::test]
+async fn assistants_are_written_and_changes_taken_off_in_one_transaction() {
+    let db = TestDatabase::new().await;
+    TestWorker::start(&db, ALL).await.stop().await;
+    let syncer = syncer(&db);
+    let agent = db.agent("a").await;
+    db.execute(
+        "create function public.refuse() returns trigger language plpgsql as $$ begin raise exception 'no'; end $$;
+         create trigger refuse before delete on agent_sync.outbox for each row execute function public.refuse()",
+    )
+    .await;
+    let (mut bursts, stop) = (Bursts::default(), CancellationToken::new());
+    assert!(changes::drain(&syncer, &mut bursts, &stop).await.is_err());
+    assert_eq!(db.assistant(agent).await, None);
+    assert_eq!(db.count("agent_sync.ledger").await, 0);
+    assert_eq!(db.count("agent_sync.outbox").await, 1);
+}
+
+#[tokio::test]
+async fn an_id_that_is_being_taken_is_given_up_soon() {
+    let db = TestDatabase::new().await;
+    TestWorker::start(&db, ALL).await.stop().await;
+    let syncer = syncer(&db);
+    let agent = agent_sync::ids::AgentId(db.agent("a").await);
+    let squatter = db.connect().await;
+    squatter
+        .batch_execute(&format!(
+            "begin; insert into langgraph_server.assistants (id) values ('{agent}')"
+        ))
+        .await
+        .expect("being made");
+    let synced = syncer.sync_now(std::slice::from_ref(&agent), None);
+    // Far below the twelve seconds that a statement may wait otherwise.
+    let batch = tokio::time::timeout(Duration::from_secs(5), synced)
+        .await
+        .expect("given up")
+        .expect("synced");
+    assert_eq!(batch.outcomes, [(agent, agent_sync::syncer::Outcome::Busy)]);
 }

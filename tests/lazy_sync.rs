@@ -424,3 +424,22 @@ async fn a_skipped_lazy_sync_is_warned_about_and_null_names_nobody() {
     assert!(line.contains("WARN") && line.contains("no-uuid"), "{line}");
     assert_eq!(running.output().matches("lazy sync skipped").count(), 1);
 }
+
+#[tokio::test]
+async fn a_lazy_sync_that_was_cut_off_is_503_and_makes_nothing() {
+    let db = TestDatabase::new().await;
+    let agent = db.agent("a").await;
+    let worker = TestWorker::start(&db, &[(ROBYN_DEV, "true")]).await;
+    let _holder = db.hold_agent(agent).await;
+    let api = worker.api;
+    let body = json!({"graph_id": "agent", "metadata": {"supabase_agent_id": agent}}).to_string();
+    let asked = tokio::spawn(async move {
+        crate::support::worker::request(api, "POST", "/assistants", Some(&body)).await
+    });
+    db.somebody_waits_for_an_agent().await;
+    // As statement_timeout does it, only sooner.
+    db.execute("select pg_cancel_backend(pid) from pg_stat_activity where wait_event = 'advisory' and datname = current_database()").await;
+    assert_eq!(asked.await.expect("answered").0, 503);
+    assert_eq!(db.count("langgraph_server.assistants").await, 0);
+    worker.stop().await;
+}

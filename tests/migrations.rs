@@ -212,7 +212,8 @@ async fn the_printed_script_waits_for_no_editor_and_says_what_it_left_out() {
         )
         .await
         .expect("not held up");
-    migrating.await.expect("migrated");
+    let migrated = tokio::time::timeout(Duration::from_secs(20), migrating).await;
+    migrated.expect("it waits for nobody").expect("migrated");
     editor
         .batch_execute("update public.agents set name = 'no deadlock'; commit")
         .await
@@ -291,4 +292,19 @@ async fn the_command_says_what_it_could_not_install() {
         said.contains("still missing") && said.contains("agent_sync_insert on public.mcp_tools"),
         "{said}"
     );
+}
+
+#[tokio::test]
+async fn the_runtimes_table_is_made_again_where_it_has_gone() {
+    let db = TestDatabase::new().await;
+    migrations::migrate(&db.pool(), Duration::ZERO)
+        .await
+        .expect("migrated");
+    db.execute("drop table langgraph_server.assistants").await;
+    let missing = migrations::missing(&db.pool()).await.expect("checked");
+    assert_eq!(missing, ["table langgraph_server.assistants"]);
+    migrations::migrate(&db.pool(), Duration::ZERO)
+        .await
+        .expect("migrated");
+    assert_eq!(db.count("langgraph_server.assistants").await, 0);
 }

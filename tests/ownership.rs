@@ -299,3 +299,41 @@ async fn a_conflict_of_an_agent_that_left_the_scope_is_forgotten() {
     syncer.sync_now(&[agent], None).await.expect("synced");
     assert_eq!(db.count("agent_sync.ledger").await, 0);
 }
+
+#[tokio::test]
+async fn an_agent_made_under_an_id_that_is_given_away_is_a_conflict() {
+    let (db, syncer, first) = setting().await;
+    let id = Uuid::new_v4();
+    let named = named("alice", id, IfExists::Raise);
+    syncer
+        .sync_now(&[first], Some(&named))
+        .await
+        .expect("synced");
+    db.execute(&format!(
+        "insert into public.agents (id, name, status) values ('{id}', 'second', 'active')"
+    ))
+    .await;
+    let second = AgentId(id);
+    let batch = syncer
+        .sync_now(&[second], Some(&claim("carol")))
+        .await
+        .expect("synced");
+    assert_eq!(
+        batch.answer,
+        Some(Answer::Assistant(second.copy_for("carol")))
+    );
+    assert_eq!(db.assistant(id).await.expect("alice's")["name"], "a");
+
+    db.execute("insert into agent_sync.settings (scope) values ('all') on conflict (singleton) do update set scope = 'all'")
+        .await;
+    let batch = syncer.sync_now(&[second], None).await.expect("synced");
+    assert_eq!(
+        batch.outcomes,
+        [(second, agent_sync::syncer::Outcome::Conflict)]
+    );
+    let assistant = db.assistant(id).await.expect("alice's");
+    assert_eq!(
+        (&assistant["name"], &assistant["metadata"]["owner"]),
+        (&"a".into(), &"alice".into())
+    );
+}

@@ -229,3 +229,33 @@ fn objects_are_sorted_by_key() {
         .collect();
     assert_eq!(Value::Object(map).to_string(), r#"{"a":2,"b":1}"#);
 }
+
+#[test]
+fn the_hash_of_a_known_agent_moves_only_with_the_mappings_version() {
+    let id = AgentId(Uuid::from_u128(1));
+    let content = Content::of(
+        Agent {
+            name: Some("a".into()),
+            ..Default::default()
+        },
+        "m",
+    );
+    let assistant = Assistant {
+        id: id.canonical(),
+        agent_id: id,
+        owner: "system".to_owned(),
+        content: &content,
+    };
+    let hex: String = assistant
+        .hash()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    assert_eq!(
+        (agent_sync::assistant::MAPPING_VERSION, hex.as_str()),
+        (
+            1,
+            "7860f8a53dfe6b85dcf6e7dc3328302514d13935d3adc389d9487f7fbe08373c"
+        )
+    );
+}

@@ -389,7 +389,10 @@ async fn a_failing_agent_is_tried_again_by_itself() {
     );
     db.execute("alter table langgraph_server.assistants drop constraint assistants_name_check")
         .await;
-    db.converged().await;
+    // By its retry, that is, and not by the backstop of half a minute.
+    tokio::time::timeout(std::time::Duration::from_secs(20), db.converged())
+        .await
+        .expect("soon");
     worker.stop().await;
 }
 
@@ -634,4 +637,25 @@ async fn the_default_model_is_for_agents_without_one() {
 
 async fn one(db: &TestDatabase, statement: &str) -> String {
     db.rows(statement, &[]).await[0].get(0)
+}
+
+#[tokio::test]
+async fn another_scope_is_said_and_an_invalid_one_changes_nothing() {
+    let db = TestDatabase::new().await;
+    TestWorker::start(&db, ALL).await.stop().await;
+    TestWorker::start(&db, &[(SCOPE, "nonsense")])
+        .await
+        .stop()
+        .await;
+    assert_eq!(db.count("agent_sync.settings where scope = 'all'").await, 1);
+    let running = Running::serve(&db, &[(SCOPE, "none")]);
+    let line = running.line("the scope has changed").await;
+    assert!(
+        line.contains("before=all") && line.contains("now=none"),
+        "{line}"
+    );
+    assert_eq!(
+        db.count("agent_sync.settings where scope = 'none'").await,
+        1
+    );
 }
