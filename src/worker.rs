@@ -252,7 +252,8 @@ async fn passes(
         }
         if !missing_triggers.is_empty() {
             // What was edited before its trigger stood is found by the pass that follows.
-            match migrations::migrate(&syncer.database, TRIGGER_PATIENCE).await {
+            let installing = migrations::migrate(&syncer.database, TRIGGER_PATIENCE);
+            match syncer.database.within(SET_UP, installing).await {
                 Ok(left) => missing_triggers = left,
                 Err(e) => {
                     warn!(error = %e, "triggers are still missing: {}", missing_triggers.join(", "))
@@ -313,21 +314,25 @@ async fn resync(
     syncer: &Syncer,
     shutdown: &CancellationToken,
 ) -> Result<(), Error> {
-    let missing = if config.auto_migrate {
-        migrations::migrate(&syncer.database, TRIGGER_PATIENCE).await?
-    } else {
-        migrations::missing(&syncer.database).await?
+    let looking = async {
+        let missing = if config.auto_migrate {
+            migrations::migrate(&syncer.database, TRIGGER_PATIENCE).await?
+        } else {
+            migrations::missing(&syncer.database).await?
+        };
+        let client = syncer.database.client().await?;
+        syncer.source.inspect(&client).await?;
+        let scope = syncer::stored_scope(&client).await?.unwrap_or_default();
+        client.give_back();
+        Ok((missing, scope))
     };
+    let (missing, scope) = syncer.database.within(SET_UP, looking).await?;
     if !missing.is_empty() {
         warn!(
             missing = missing.join(", "),
             "edits may go unnoticed until the next resync: run `agent-sync migrate`"
         );
     }
-    let client = syncer.database.client().await?;
-    syncer.source.inspect(&client).await?;
-    let scope = syncer::stored_scope(&client).await?.unwrap_or_default();
-    client.give_back();
     let summary = pass::run(syncer, &scope, shutdown).await?;
     if summary.is_effective() {
         info!("Resync summary: {summary}");

@@ -211,19 +211,7 @@ async fn logs_can_be_json() {
 async fn the_second_signal_ends_at_once() {
     // A worker that cannot finish: a client has a request half sent.
     let mut running = Running::start(&[], FREE_PORTS);
-    let api = running.api().await;
-    let mut client = tokio::net::TcpStream::connect(api)
-        .await
-        .expect("connected");
-    let half = b"POST /assistants HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 10\r\n\r\n";
-    tokio::io::AsyncWriteExt::write_all(&mut client, half)
-        .await
-        .expect("sent");
-    // The server says "continue" once it waits for the body: from then on the request is in hand.
-    let mut told = [0; 12];
-    tokio::io::AsyncReadExt::read_exact(&mut client, &mut told)
-        .await
-        .expect("told to continue");
+    let _client = running.request_in_hand().await;
     running.signal("-TERM");
     running.line("stopping").await;
     running.signal("-TERM");

@@ -546,6 +546,29 @@ async fn an_edit_that_comes_right_after_a_sync_is_held_for_a_moment() {
     .await;
 }
 
+/// Writes the agent's canonical assistant, of no particular content. Whether it was written.
+async fn written(tx: &tokio_postgres::Transaction<'_>, agent: Uuid, how: How) -> bool {
+    let content = Content::of(Agent::default(), "model");
+    let agent_id = agent_sync::ids::AgentId(agent);
+    let owner = "system".to_owned();
+    let assistant = Assistant {
+        id: agent_id.canonical(),
+        agent_id,
+        owner,
+        content: &content,
+    };
+    let write = Write {
+        assistant,
+        content_hash: Vec::new(),
+        how,
+        foreign: None,
+    };
+    !store::write(tx, &[write])
+        .await
+        .expect("no wait")
+        .is_empty()
+}
+
 /// The statements that could wait for somebody's row do not: each passes over it and says so.
 #[tokio::test]
 async fn rows_that_others_hold_are_passed_over_not_waited_for() {
@@ -585,27 +608,8 @@ async fn rows_that_others_hold_are_passed_over_not_waited_for() {
             .expect("no wait")
             .contains(&id)
     );
-    let content = Content::of(Agent::default(), "model");
-    let agent_id = agent_sync::ids::AgentId(agent);
-    let assistant = Assistant {
-        id,
-        agent_id,
-        owner: "system".to_owned(),
-        content: &content,
-    };
-    let write = Write {
-        assistant,
-        content_hash: Vec::new(),
-        how: How::Update,
-        foreign: None,
-    };
-    assert!(
-        store::write(&tx, &[write])
-            .await
-            .expect("no wait")
-            .is_empty()
-    );
-    outbox::clear_retries(&tx, &[agent_id])
+    assert!(!written(&tx, agent, How::Update).await);
+    outbox::clear_retries(&tx, &[agent_sync::ids::AgentId(agent)])
         .await
         .expect("no wait");
 }
@@ -625,26 +629,7 @@ async fn an_adoption_looks_again_when_it_writes() {
     let tx = agent_sync::database::begin(&mut client)
         .await
         .expect("begun");
-    let content = Content::of(Agent::default(), "model");
-    let agent_id = agent_sync::ids::AgentId(agent);
-    let assistant = Assistant {
-        id: agent_id.canonical(),
-        agent_id,
-        owner: "system".to_owned(),
-        content: &content,
-    };
-    let write = Write {
-        assistant,
-        content_hash: Vec::new(),
-        how: How::Adopt,
-        foreign: None,
-    };
-    assert!(
-        store::write(&tx, &[write])
-            .await
-            .expect("written")
-            .is_empty()
-    );
+    assert!(!written(&tx, agent, How::Adopt).await);
     tx.commit().await.expect("committed");
     assert_eq!(db.assistant(agent).await, before);
 }

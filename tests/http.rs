@@ -350,17 +350,7 @@ async fn clients_that_keep_the_server_waiting_are_let_go() {
 #[tokio::test]
 async fn a_request_that_hangs_does_not_keep_the_worker_from_ending() {
     let mut running = Running::start(&[], FREE_PORTS);
-    let mut client = tokio::net::TcpStream::connect(running.api().await)
-        .await
-        .expect("connected");
-    let half = b"POST /assistants HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 10\r\n\r\n";
-    tokio::io::AsyncWriteExt::write_all(&mut client, half)
-        .await
-        .expect("sent");
-    let mut told = [0; 12];
-    tokio::io::AsyncReadExt::read_exact(&mut client, &mut told)
-        .await
-        .expect("told to continue");
+    let _client = running.request_in_hand().await;
     running.signal("-TERM");
     running.line("not everything was finished in 10 s").await;
     assert_eq!(running.ended().await, Some(0));

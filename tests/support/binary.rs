@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 
-use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
 use super::{TestDatabase, eventually};
@@ -60,6 +61,22 @@ impl Running {
     /// The address of the admin server, once it is told.
     pub async fn admin(&self) -> SocketAddr {
         self.address("admin=").await
+    }
+
+    /// A client that has sent a request's head and never sends its body. The server says "continue" once it waits for
+    /// that: from then on the request is in hand.
+    pub async fn request_in_hand(&self) -> TcpStream {
+        let mut client = TcpStream::connect(self.api().await)
+            .await
+            .expect("connected");
+        let head = b"POST /assistants HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 10\r\n\r\n";
+        client.write_all(head).await.expect("sent");
+        let mut told = [0; 12];
+        client
+            .read_exact(&mut told)
+            .await
+            .expect("told to continue");
+        client
     }
 
     async fn address(&self, field: &str) -> SocketAddr {
