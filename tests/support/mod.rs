@@ -2,6 +2,8 @@
 
 pub mod binary;
 pub mod database;
+pub mod dice;
+pub mod edits;
 pub mod eventually;
 pub mod expected;
 pub mod pgbouncer;
