@@ -9,7 +9,7 @@ use agent_sync::config::Settings;
 use agent_sync::database::{Database, DatabaseUrl, migrations};
 use agent_sync::demo::SCHEMA;
 use agent_sync::demo::postgres::Postgres;
-use agent_sync::pass;
+use agent_sync::pass::{self, Extent};
 use agent_sync::scope::Scope;
 use agent_sync::syncer::{Summary, Syncer};
 use tokio_postgres::{Client, NoTls};
@@ -72,7 +72,13 @@ async fn main() -> Result<(), AnyError> {
         let floored = time(pure_sql(&floor)).await?;
         let versions = versions(&ours).await?;
         let started = Instant::now();
-        let summary: Summary = pass::run(&syncer, &Scope::All, &CancellationToken::new()).await?;
+        let summary: Summary = pass::run(
+            &syncer,
+            &Scope::All,
+            Extent::Reach,
+            &CancellationToken::new(),
+        )
+        .await?;
         let passed = started.elapsed();
         let raised = self::versions(&ours).await? - versions;
         println!(

@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
+use uuid::Uuid;
 
 use crate::agent::{Agent, Tool};
 use crate::ids::{AgentId, AssistantId};
@@ -52,7 +53,7 @@ pub struct Content {
     pub description: Option<String>,
     /// `{"configurable": {…}}`
     pub config: Value,
-    organization_id: Option<String>,
+    pub organization_id: Option<Uuid>,
 }
 
 /// One assistant as it should be.
@@ -68,7 +69,7 @@ pub struct Assistant<'a> {
 impl Content {
     /// Maps an agent. `default_model` is for agents that have no model.
     pub fn of(agent: Agent, default_model: &str) -> Self {
-        let organization_id = agent.organization_id.map(|id| id.to_string());
+        let organization_id = agent.organization_id;
         let mut configurable: Map<String, Value> = agent
             .sampling_params
             .into_iter()

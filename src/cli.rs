@@ -2,6 +2,8 @@
 
 use clap::{Parser, Subcommand};
 
+use crate::scope::Scope;
+
 /// Keeps LangGraph assistants equal to the agents in a Supabase database.
 ///
 /// Configured by environment variables; the README lists them all.
@@ -18,6 +20,15 @@ pub enum Command {
     /// Run the worker: startup pass, change loop, lazy sync (the default)
     #[default]
     Serve,
+    /// Look at every agent of a scope once, sync what differs, and end
+    Sync {
+        /// `all`, or `org:<uuid>[,org:<uuid>...]`; AGENT_SYNC_SCOPE if not given
+        #[arg(long)]
+        scope: Option<Scope>,
+        /// Remove what has to be removed, however much it is, and let go what is held
+        #[arg(long)]
+        allow_removals: bool,
+    },
     /// Install or upgrade what the worker needs in the database
     Migrate {
         /// Write the SQL to standard output instead, fit for supabase/migrations/<timestamp>_agent_sync.sql

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 
 use crate::database::DatabaseUrl;
+use crate::removals::MaxRemovals;
 use crate::scope::{Scope, ScopeError};
 
 pub const DATABASE_URL: &str = "DATABASE_URL";
@@ -19,6 +20,7 @@ pub const DEFAULT_MODEL: &str = "AGENT_SYNC_DEFAULT_MODEL";
 pub const AUTO_MIGRATE: &str = "AGENT_SYNC_AUTO_MIGRATE";
 pub const RESYNC_INTERVAL: &str = "AGENT_SYNC_RESYNC_INTERVAL";
 pub const ON_REMOVE: &str = "AGENT_SYNC_ON_REMOVE";
+pub const MAX_REMOVALS: &str = "AGENT_SYNC_MAX_REMOVALS";
 pub const WRITE_BACK: &str = "AGENT_SYNC_WRITE_BACK";
 pub const LOG: &str = "AGENT_SYNC_LOG";
 pub const LOG_FORMAT: &str = "AGENT_SYNC_LOG_FORMAT";
@@ -34,6 +36,8 @@ impl Default for Settings {
         Self {
             default_model: DEFAULT_MODEL_NAME.to_owned(),
             on_remove: OnRemove::Delete,
+            max_removals: MaxRemovals::default(),
+            scope: Scope::None,
             write_back: true,
         }
     }
@@ -62,6 +66,9 @@ pub struct Settings {
     /// For agents that have no model.
     pub default_model: String,
     pub on_remove: OnRemove,
+    pub max_removals: MaxRemovals,
+    /// In scope besides what all workers on the database share.
+    pub scope: Scope,
     /// Whether an agent's row is to name its assistant.
     pub write_back: bool,
 }
@@ -113,6 +120,10 @@ impl Config {
                     .unwrap_or(DEFAULT_MODEL_NAME)
                     .to_owned(),
                 on_remove: reader.with_default(ON_REMOVE, "delete", on_remove),
+                max_removals: reader
+                    .optional(MAX_REMOVALS, max_removals)
+                    .unwrap_or_default(),
+                scope: Scope::None,
                 write_back: reader.with_default(WRITE_BACK, "true", boolean),
             },
             log: Log {
@@ -208,6 +219,15 @@ fn on_remove(text: &str) -> Result<OnRemove, String> {
         "keep" => Ok(OnRemove::Keep),
         _ => Err(format!("`{text}` is neither delete nor keep")),
     }
+}
+
+fn max_removals(text: &str) -> Result<MaxRemovals, String> {
+    if text.eq_ignore_ascii_case("unlimited") {
+        return Ok(MaxRemovals::Unlimited);
+    }
+    text.parse().map(MaxRemovals::AtMost).map_err(|_| {
+        format!("`{text}` is neither a number of agents like 25 nor unlimited; unset, it is 10 or 20 % of ours, whichever is more")
+    })
 }
 
 fn filter(text: &str) -> Result<String, String> {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use tokio_postgres::Transaction;
 use tokio_postgres::types::Type;
+use uuid::Uuid;
 
 use crate::database::{Error, column};
 use crate::ids::{AgentId, AssistantId};
@@ -15,6 +16,7 @@ use crate::sql;
 pub struct Written {
     pub assistant_id: AssistantId,
     pub agent_id: AgentId,
+    pub organization_id: Option<Uuid>,
     pub owner: String,
     pub content_hash: Vec<u8>,
     pub row_hash: Vec<u8>,
@@ -72,6 +74,7 @@ pub async fn synced(tx: &Transaction<'_>, written: &[Written]) -> Result<(), Err
     }
     let assistants: Vec<_> = written.iter().map(|w| w.assistant_id).collect();
     let agents: Vec<_> = written.iter().map(|w| w.agent_id).collect();
+    let organizations: Vec<_> = written.iter().map(|w| w.organization_id).collect();
     let owners: Vec<_> = written.iter().map(|w| w.owner.as_str()).collect();
     let content_hashes: Vec<_> = written.iter().map(|w| w.content_hash.as_slice()).collect();
     let row_hashes: Vec<_> = written.iter().map(|w| w.row_hash.as_slice()).collect();
@@ -80,6 +83,7 @@ pub async fn synced(tx: &Transaction<'_>, written: &[Written]) -> Result<(), Err
         &[
             (&assistants, Type::UUID_ARRAY),
             (&agents, Type::UUID_ARRAY),
+            (&organizations, Type::UUID_ARRAY),
             (&owners, Type::TEXT_ARRAY),
             (&content_hashes, Type::BYTEA_ARRAY),
             (&row_hashes, Type::BYTEA_ARRAY),
@@ -94,9 +98,36 @@ pub async fn settled(tx: &Transaction<'_>, assistants: &[AssistantId]) -> Result
     touch(tx, sql!("ledger_settled"), assistants).await
 }
 
-/// These were removed; their entries stay.
-pub async fn removed(tx: &Transaction<'_>, assistants: &[AssistantId]) -> Result<(), Error> {
-    touch(tx, sql!("ledger_removed"), assistants).await
+/// These were removed; their entries stay. `counted`: as far as the guard before removals is concerned.
+pub async fn removed(
+    tx: &Transaction<'_>,
+    assistants: &[AssistantId],
+    counted: bool,
+) -> Result<(), Error> {
+    if !assistants.is_empty() {
+        tx.execute_typed(
+            sql!("ledger_removed"),
+            &[(&assistants, Type::UUID_ARRAY), (&counted, Type::BOOL)],
+        )
+        .await?;
+    }
+    Ok(())
+}
+
+/// These should be removed, and are not for now.
+pub async fn held(
+    tx: &Transaction<'_>,
+    assistants: &[AssistantId],
+    why: &str,
+) -> Result<(), Error> {
+    if !assistants.is_empty() {
+        tx.execute_typed(
+            sql!("ledger_held"),
+            &[(&assistants, Type::UUID_ARRAY), (&why, Type::TEXT)],
+        )
+        .await?;
+    }
+    Ok(())
 }
 
 /// Nothing is known of these any more.

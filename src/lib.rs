@@ -31,6 +31,7 @@
 //! | [`source`], [`agent`] | reads agents; a row as the database has it |
 //! | [`assistant`] | what an agent must become, and its content hash (pure; the heart) |
 //! | [`plan`] | what must happen to each assistant of an agent (pure) |
+//! | [`removals`] | the guard that holds removals when they are suspiciously many |
 //! | [`ledger`] | which assistants are ours |
 //! | [`store`] | where assistants live: the runtime's Postgres table, or memory |
 //! | [`write_back`] | `public.agents.langgraph_assistant_id` |
@@ -53,6 +54,7 @@ pub mod outbox;
 pub mod pass;
 pub mod plan;
 pub mod readiness;
+pub mod removals;
 pub mod retry;
 pub mod scope;
 pub mod source;

@@ -3,9 +3,13 @@
 use std::process::ExitCode;
 
 use agent_sync::cli::{Cli, Command};
-use agent_sync::config::{Config, DATABASE_URL, Variables};
+use agent_sync::config::{Config, DATABASE_URL, SCOPE, Variables};
 use agent_sync::database::{Database, migrations};
-use agent_sync::worker::Worker;
+use agent_sync::pass::{self, Extent};
+use agent_sync::removals::MaxRemovals;
+use agent_sync::scope::Scope;
+use agent_sync::syncer::Syncer;
+use agent_sync::worker::{self, Worker};
 use agent_sync::{demo, telemetry};
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
@@ -64,6 +68,10 @@ async fn run(
             worker.run(stop_signal()?).await;
             Ok(ExitCode::SUCCESS)
         }
+        Command::Sync {
+            scope,
+            allow_removals,
+        } => sync(config, scope, allow_removals).await,
         Command::Migrate { .. } => migrate(config).await,
         Command::Uninstall => uninstall(config).await,
         Command::Demo => {
@@ -71,6 +79,45 @@ async fn run(
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+/// One pass, and the verdict in the exit code: scripts and cron jobs look at nothing else.
+async fn sync(
+    mut config: Config,
+    scope: Option<Scope>,
+    allow_removals: bool,
+) -> Result<ExitCode, AnyError> {
+    let Some(database) = database(&config) else {
+        return Ok(ExitCode::from(EXIT_CONFIGURATION));
+    };
+    let scope = match scope.map_or(config.scope.clone(), Ok) {
+        Ok(scope) => scope,
+        Err(e) => {
+            eprintln!("agent-sync: {SCOPE}: {e}");
+            return Ok(ExitCode::from(EXIT_CONFIGURATION));
+        }
+    };
+    config.sync.scope = scope.clone();
+    if allow_removals {
+        config.sync.max_removals = MaxRemovals::Unlimited;
+    }
+    let syncer = Syncer::new(database, config.sync.clone());
+    let missing = worker::prepare(&config, &syncer).await?;
+    if !missing.is_empty() {
+        warn!(
+            missing = missing.join(", "),
+            "edits go unnoticed until these are installed"
+        );
+    }
+    let stop = stop_signal()?;
+    let summary = pass::run(&syncer, &scope, Extent::Scope, &stop).await?;
+    println!("Sync summary: {summary}");
+    let done = summary.failed + summary.held == 0 && !stop.is_cancelled();
+    Ok(if done {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 async fn migrate(config: Config) -> Result<ExitCode, AnyError> {

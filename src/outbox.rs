@@ -21,6 +21,8 @@ pub struct Claimed {
     pub changes: BTreeMap<AgentId, Vec<Change>>,
     /// Rows that name no agent there could be.
     pub senseless: Vec<i64>,
+    /// There is probably more than one batch.
+    pub many: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,21 +61,40 @@ impl Claimed {
     }
 }
 
+/// In which order changes are claimed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// The oldest first.
+    Age,
+    /// A part of them from each organization, so that a bulk edit of one does not keep another waiting. Costs more, and
+    /// is of use only where there is more than one batch.
+    Turns,
+}
+
 /// Claims up to `limit` changes that are due, of agents that are not to be left for later.
 pub async fn claim(
     tx: &Transaction<'_>,
+    order: Order,
     later: &[AgentId],
     limit: usize,
 ) -> Result<Claimed, Error> {
     let later: Vec<String> = later.iter().map(ToString::to_string).collect();
-    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let statement = match order {
+        Order::Age => sql!("claim"),
+        Order::Turns => sql!("claim_in_turns"),
+    };
+    let at_most = i64::try_from(limit).unwrap_or(i64::MAX);
     let rows = tx
         .query_typed(
-            sql!("claim"),
-            &[(&later, Type::TEXT_ARRAY), (&limit, Type::INT8)],
+            statement,
+            &[(&later, Type::TEXT_ARRAY), (&at_most, Type::INT8)],
         )
         .await?;
-    let mut claimed = Claimed::default();
+    let mut claimed = Claimed {
+        // Those in turn and the oldest may be the same.
+        many: rows.len() >= limit / 2,
+        ..Claimed::default()
+    };
     for row in rows {
         let id = column(&row, "id")?;
         let key: &str = column(&row, "key")?;
@@ -124,6 +145,22 @@ pub async fn everything_changed(client: &tokio_postgres::Client) -> Result<(), E
     Ok(())
 }
 
+/// Whether the outbox has grown so far that looking at every agent is less work.
+pub async fn is_overgrown(client: &tokio_postgres::Client) -> Result<bool, Error> {
+    let row = client.query_typed_one(sql!("overgrown"), &[]).await?;
+    column(&row, "overgrown")
+}
+
+/// Replaces up to `limit` changes by one of every agent. Returns how many were replaced.
+pub async fn collapse(tx: &Transaction<'_>, limit: usize) -> Result<usize, Error> {
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let row = tx
+        .query_typed_one(sql!("collapse"), &[(&limit, Type::INT8)])
+        .await?;
+    let collapsed: i64 = column(&row, "collapsed")?;
+    Ok(usize::try_from(collapsed).unwrap_or_default())
+}
+
 /// Puts agents back, each due after a while.
 pub async fn schedule(tx: &Transaction<'_>, retries: &[(AgentId, Duration)]) -> Result<(), Error> {
     if retries.is_empty() {
@@ -168,7 +205,7 @@ pub async fn spread(tx: &Transaction<'_>, shape: &Shape) -> Result<bool, Error> 
         return Ok(false);
     }
     let (mut ids, mut everything) = (Vec::new(), false);
-    let mut keys: BTreeMap<&'static str, BTreeSet<Uuid>> = BTreeMap::new();
+    let mut keys: BTreeMap<&str, BTreeSet<Uuid>> = BTreeMap::new();
     for row in &rows {
         ids.push(column::<i64>(row, "id")?);
         let key: Option<&str> = column(row, "key")?;
@@ -181,7 +218,7 @@ pub async fn spread(tx: &Transaction<'_>, shape: &Shape) -> Result<bool, Error> 
         }
     }
     if everything {
-        tx.execute_typed(sql!("spread_everything"), &[]).await?;
+        tx.execute_typed(shape.spread_everything(), &[]).await?;
     } else {
         for (statement, keys) in keys {
             let keys: Vec<Uuid> = keys.into_iter().collect();

@@ -9,18 +9,28 @@ use tracing::info;
 use crate::database::{BATCH, DEADLINE, Error, begin};
 use crate::ids::AgentId;
 use crate::scope::Scope;
-use crate::syncer::{Summary, Syncer};
+use crate::syncer::{Entrance, Summary, Syncer};
 
 /// How often a long pass says how far it is.
 const PROGRESS: Duration = Duration::from_secs(5);
 
-/// Syncs every agent of the scope, and every agent that has an assistant of ours.
+/// How far a pass goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// To the agents of the scope, and to all others that have an assistant of ours.
+    Reach,
+    /// To the agents of the scope only.
+    Scope,
+}
+
+/// Syncs every agent of the scope, and of what the extent adds to it.
 ///
 /// The pages only name candidates. What an agent says is read under its lock, so an edit during the pass is either seen
 /// by it or still in the outbox.
 pub async fn run(
     syncer: &Syncer,
     scope: &Scope,
+    extent: Extent,
     shutdown: &CancellationToken,
 ) -> Result<Summary, Error> {
     let mut summary = Summary::default();
@@ -31,7 +41,9 @@ pub async fn run(
             let mut client = syncer.database.client().await?;
             let tx = begin(&mut client).await?;
             let shape = syncer.source.shape(tx.client()).await?;
-            let agents = shape.candidates(tx.client(), scope, last, BATCH).await?;
+            let agents = shape
+                .candidates(tx.client(), scope, extent, last, BATCH)
+                .await?;
             tx.commit().await?;
             client.give_back();
             Ok(agents)
@@ -40,7 +52,7 @@ pub async fn run(
         if agents.is_empty() {
             break;
         }
-        let batch = syncer.sync_now(&agents, None).await?;
+        let batch = syncer.sync_now(&agents, Entrance::Pass).await?;
         summary.add(Summary::of(&batch.outcomes));
         last = agents.last().copied();
         if progress.is_due(Instant::now()) {

@@ -14,6 +14,7 @@ use uuid::Uuid;
 use crate::agent::Row;
 use crate::database::{Error, column};
 use crate::ids::AgentId;
+use crate::pass::Extent;
 use crate::scope::Scope;
 use crate::sql;
 
@@ -57,7 +58,18 @@ pub struct Shape {
     has_organizations: bool,
     has_tools: bool,
     has_models: bool,
+    statements: Statements,
+}
+
+/// What is sent, without the parts whose tables or columns do not exist.
+#[derive(Debug, PartialEq, Eq)]
+struct Statements {
     read: String,
+    weigh_removals: String,
+    spread_tools: String,
+    spread_engines: String,
+    spread_models: String,
+    spread_everything: String,
 }
 
 impl Source {
@@ -145,19 +157,41 @@ impl Shape {
             && has("global_ai_engines", "id")
             && has("global_ai_engines", "language_model_id")
             && has("ai_models", "id");
-        let mut read = sql!("read_agents").to_owned();
-        for (part, present) in [("tools", has_tools), ("model", has_models)] {
-            if !present {
-                leave_out(&mut read, part);
-            }
-        }
+        let has_organizations = has("agents", "organization_id");
+        let fit = |statement: &str| {
+            let parts = [
+                ("tools", has_tools, "null::text"),
+                ("model", has_models, "null::text"),
+                ("organization", has_organizations, "null"),
+                ("status", has("agents", "status"), "true"),
+                ("deleted_at", has("agents", "deleted_at"), "true"),
+            ];
+            parts
+                .into_iter()
+                .filter(|(_, present, _)| !present)
+                .fold(statement.to_owned(), |fitted, (part, _, instead)| {
+                    replace_part(fitted, part, instead)
+                })
+        };
         Ok(Self {
             missing,
-            has_organizations: has("agents", "organization_id"),
+            has_organizations,
             has_tools,
             has_models,
-            read,
+            statements: Statements {
+                read: fit(sql!("read_agents")),
+                weigh_removals: fit(sql!("weigh_removals")),
+                spread_tools: fit(sql!("spread_tools")),
+                spread_engines: fit(sql!("spread_engines")),
+                spread_models: fit(sql!("spread_models")),
+                spread_everything: fit(sql!("spread_everything")),
+            },
         })
+    }
+
+    /// The statement that counts what a removal must be counted with, `sql/queries/weigh_removals.sql`.
+    pub fn weigh_removals(&self) -> &str {
+        &self.statements.weigh_removals
     }
 
     /// Agents and everything that belongs to them, in one snapshot. Those that do not exist are missing.
@@ -167,7 +201,7 @@ impl Shape {
         agents: &[AgentId],
     ) -> Result<HashMap<AgentId, Row>, Error> {
         let rows = tx
-            .query_typed(&self.read, &[(&agents, Type::UUID_ARRAY)])
+            .query_typed(&self.statements.read, &[(&agents, Type::UUID_ARRAY)])
             .await?;
         rows.iter()
             .map(|row| {
@@ -189,6 +223,7 @@ impl Shape {
         &self,
         client: &tokio_postgres::Client,
         scope: &Scope,
+        extent: Extent,
         after: Option<AgentId>,
         limit: usize,
     ) -> Result<Vec<AgentId>, Error> {
@@ -199,11 +234,17 @@ impl Shape {
             Scope::All => client.query_typed(sql!("candidates_all"), &page).await?,
             Scope::Organizations(listed) if self.has_organizations => {
                 let listed: Vec<Uuid> = listed.iter().copied().collect();
+                let beyond = extent == Extent::Reach;
                 let [after, limit] = page;
                 client
                     .query_typed(
                         sql!("candidates_organizations"),
-                        &[after, limit, (&listed, Type::UUID_ARRAY)],
+                        &[
+                            after,
+                            limit,
+                            (&listed, Type::UUID_ARRAY),
+                            (&beyond, Type::BOOL),
+                        ],
                     )
                     .await?
             }
@@ -219,22 +260,29 @@ impl Shape {
 
     /// The statement that turns changes of a shared table's rows into changes of the agents that use them, if the
     /// tables between them exist.
-    pub fn spread(&self, table: &str) -> Option<&'static str> {
+    pub fn spread(&self, table: &str) -> Option<&str> {
+        let statements = &self.statements;
         match table {
-            "mcp_tools" if self.has_tools => Some(sql!("spread_tools")),
-            "global_ai_engines" if self.has_models => Some(sql!("spread_engines")),
-            "ai_models" if self.has_models => Some(sql!("spread_models")),
+            "mcp_tools" if self.has_tools => Some(&statements.spread_tools),
+            "global_ai_engines" if self.has_models => Some(&statements.spread_engines),
+            "ai_models" if self.has_models => Some(&statements.spread_models),
             _ => None,
         }
     }
+
+    /// The statement that makes every agent count as changed, one by one.
+    pub fn spread_everything(&self) -> &str {
+        &self.statements.spread_everything
+    }
 }
 
-/// Replaces `/* part */ … /* end */` by a null.
-fn leave_out(statement: &mut String, part: &str) {
+/// Replaces `/* part */ … /* end */`.
+fn replace_part(mut statement: String, part: &str, instead: &str) -> String {
     let (begin, end) = (format!("/* {part} */"), "/* end */");
     if let Some(from) = statement.find(&begin)
         && let Some(length) = statement[from..].find(end)
     {
-        statement.replace_range(from..from + length + end.len(), "null::text");
+        statement.replace_range(from..from + length + end.len(), instead);
     }
+    statement
 }

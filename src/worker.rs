@@ -19,7 +19,7 @@ use crate::changes::{self, listener};
 use crate::config::{self, Config};
 use crate::database::{Database, DatabaseUrl, Error, migrations};
 use crate::http;
-use crate::pass;
+use crate::pass::{self, Extent};
 use crate::readiness::Readiness;
 use crate::retry::{self, Backoff};
 use crate::scope::{Scope, ScopeError};
@@ -188,8 +188,19 @@ async fn keep_synced(
     }
 }
 
-/// Migrates, looks at the source tables, stores the scope. Returns the triggers that are still missing.
+/// Makes the database ready, and stores the scope. Returns the triggers that are still missing.
 async fn set_up(config: &Config, syncer: &Syncer) -> Result<Vec<String>, Error> {
+    let left = prepare(config, syncer).await?;
+    if let Ok(scope) = &config.scope {
+        let client = syncer.database.client().await?;
+        share_scope(&client, scope).await?;
+        client.give_back();
+    }
+    Ok(left)
+}
+
+/// Migrates, and looks at the source tables. Returns the triggers that are still missing.
+pub async fn prepare(config: &Config, syncer: &Syncer) -> Result<Vec<String>, Error> {
     let database = &syncer.database;
     let left = if config.auto_migrate {
         migrations::migrate(database, TRIGGER_PATIENCE).await?
@@ -207,9 +218,6 @@ async fn set_up(config: &Config, syncer: &Syncer) -> Result<Vec<String>, Error> 
     };
     let client = database.client().await?;
     syncer.source.inspect(&client).await?;
-    if let Ok(scope) = &config.scope {
-        share_scope(&client, scope).await?;
-    }
     client.give_back();
     Ok(left)
 }
@@ -295,7 +303,7 @@ async fn startup(
         Ok(scope) => scope,
     };
     readiness.waiting_for("the startup pass is running");
-    match pass::run(syncer, scope, shutdown).await {
+    match pass::run(syncer, scope, Extent::Reach, shutdown).await {
         Ok(_) if shutdown.is_cancelled() => true,
         Ok(summary) => {
             info!("Startup sync summary: {summary}");
@@ -333,7 +341,7 @@ async fn resync(
             "edits may go unnoticed until the next resync: run `agent-sync migrate`"
         );
     }
-    let summary = pass::run(syncer, &scope, shutdown).await?;
+    let summary = pass::run(syncer, &scope, Extent::Reach, shutdown).await?;
     if summary.is_effective() {
         info!("Resync summary: {summary}");
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use agent_sync::changes::{self, bursts::Bursts};
-use agent_sync::config::{ROBYN_DEV, SCOPE, Settings};
+use agent_sync::config::{MAX_REMOVALS, ROBYN_DEV, SCOPE, Settings};
 use agent_sync::syncer::Syncer;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
@@ -17,7 +17,8 @@ const ALL: &[(&str, &str)] = &[(SCOPE, "all")];
 async fn with_demo_data() -> (TestDatabase, TestWorker) {
     let db = TestDatabase::new().await;
     db.execute(agent_sync::demo::DATA).await;
-    let worker = TestWorker::start(&db, ALL).await;
+    let unlimited = [ALL, &[(MAX_REMOVALS, "unlimited")]].concat();
+    let worker = TestWorker::start(&db, &unlimited).await;
     (db, worker)
 }
 

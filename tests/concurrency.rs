@@ -10,7 +10,7 @@ use agent_sync::changes::{self};
 use agent_sync::config::{SCOPE, Settings};
 use agent_sync::outbox;
 use agent_sync::store::postgres::{self as store, How, Write};
-use agent_sync::syncer::Syncer;
+use agent_sync::syncer::{Entrance, Syncer};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -154,7 +154,7 @@ async fn an_edit_during_the_lazy_sync_that_registers_its_agent_is_not_dropped() 
     let agents = [agent_sync::ids::AgentId(agent)];
     let syncer_of_lazy = syncer(&db);
     syncer_of_lazy
-        .sync(&mut tx, &agents, Some(&claim))
+        .sync(&mut tx, &agents, Entrance::Request(&claim))
         .await
         .expect("synced");
     db.execute("update public.agents set system_prompt = 'edited'")
@@ -245,7 +245,7 @@ async fn a_sync_in_flight_holds_no_lock_that_an_editor_could_wait_for() {
         .await
         .expect("begun");
     let batch = syncer(&db)
-        .sync(&mut tx, &[agent_sync::ids::AgentId(agent)], None)
+        .sync(&mut tx, &[agent_sync::ids::AgentId(agent)], Entrance::Pass)
         .await
         .expect("synced");
     assert_eq!(batch.outcomes.len(), 1);
@@ -440,7 +440,7 @@ async fn the_pool_is_never_waited_for_by_those_who_hold_it() {
     };
     let asked = agents
         .iter()
-        .map(|agent| syncer.sync_now(std::slice::from_ref(agent), Some(&claim)));
+        .map(|agent| syncer.sync_now(std::slice::from_ref(agent), Entrance::Request(&claim)));
     for answer in futures::future::join_all(asked).await {
         assert!(answer.expect("synced").answer.is_some());
     }
@@ -702,7 +702,7 @@ async fn an_id_that_is_being_taken_is_given_up_soon() {
         ))
         .await
         .expect("being made");
-    let synced = syncer.sync_now(std::slice::from_ref(&agent), None);
+    let synced = syncer.sync_now(std::slice::from_ref(&agent), Entrance::Pass);
     // Far below the twelve seconds that a statement may wait otherwise.
     let batch = tokio::time::timeout(Duration::from_secs(5), synced)
         .await

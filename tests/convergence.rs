@@ -1,11 +1,14 @@
 //! 1,000 random edits over all five tables, some in long overlapping transactions, with the worker running. Afterwards
 //! every assistant equals what an independent mapping says, and another pass changes nothing.
 
-use agent_sync::config::{DATABASE_URL, SCOPE};
+use agent_sync::config::{DATABASE_URL, MAX_REMOVALS, SCOPE};
 
 use crate::support::edits::{Edited, edit_at_random};
 use crate::support::pgbouncer::Pgbouncer;
 use crate::support::{TestDatabase, TestWorker};
+
+/// The guard before removals has tests of its own.
+const ALL: &[(&str, &str)] = &[(SCOPE, "all"), (MAX_REMOVALS, "unlimited")];
 
 const EDITORS: u64 = 8;
 const EDITS: u64 = 125;
@@ -35,7 +38,7 @@ async fn edit(db: &TestDatabase, seed: u64) {
 /// Everything is as it should be, and stays so when all is looked at once more.
 async fn nothing_is_left_to_do(db: &TestDatabase) {
     let before = db.versions().await;
-    TestWorker::start(db, &[(SCOPE, "all")]).await.stop().await;
+    TestWorker::start(db, ALL).await.stop().await;
     assert_eq!(db.versions().await, before, "another pass changes nothing");
     assert_eq!(db.differences().await, Vec::<String>::new());
 }
@@ -44,7 +47,7 @@ async fn nothing_is_left_to_do(db: &TestDatabase) {
 async fn a_thousand_random_edits_end_with_every_assistant_equal_to_its_agent() {
     let db = TestDatabase::new().await;
     db.execute(agent_sync::demo::DATA).await;
-    let worker = TestWorker::start(&db, &[(SCOPE, "all")]).await;
+    let worker = TestWorker::start(&db, ALL).await;
     edit(&db, seed()).await;
     db.converged().await;
     worker.stop().await;
@@ -56,8 +59,9 @@ async fn two_workers_one_of_them_behind_a_pooler_converge_too() {
     let db = TestDatabase::new().await;
     db.execute(agent_sync::demo::DATA).await;
     let pooler = Pgbouncer::before(&db).await;
-    let direct = TestWorker::start(&db, &[(SCOPE, "all")]).await;
-    let pooled = TestWorker::start_with(&[(DATABASE_URL, &pooler.url), (SCOPE, "all")]).await;
+    let direct = TestWorker::start(&db, ALL).await;
+    let pooled =
+        TestWorker::start_with(&[&[(DATABASE_URL, pooler.url.as_str())], ALL].concat()).await;
     pooled.ready().await;
     edit(&db, seed() + 1).await;
     db.converged().await;

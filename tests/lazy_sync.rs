@@ -370,7 +370,7 @@ async fn what_a_client_sends_along_is_kept_once_and_never_on_a_shared_assistant(
         };
         let agent = agent_sync::ids::AgentId(REFUND_DESK.parse().unwrap());
         syncer
-            .sync_now(&[agent], Some(&claim))
+            .sync_now(&[agent], agent_sync::syncer::Entrance::Request(&claim))
             .await
             .expect("synced");
         let assistant = db.assistant(agent.0).await.expect("an assistant");

@@ -3,7 +3,7 @@
 use agent_sync::config::{SCOPE, Settings};
 use agent_sync::database::{DatabaseUrl, begin, begin_plain};
 use agent_sync::ids::AgentId;
-use agent_sync::syncer::Syncer;
+use agent_sync::syncer::{Entrance, Syncer};
 
 use crate::support::{TestDatabase, TestWorker};
 
@@ -103,7 +103,7 @@ async fn agents_that_row_level_security_hides_do_not_lose_their_assistants() {
         Settings::default(),
     );
     let error = blind
-        .sync_now(&[AgentId(agent)], None)
+        .sync_now(&[AgentId(agent)], Entrance::Pass)
         .await
         .expect_err("an error, not a removal")
         .to_string();

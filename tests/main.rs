@@ -18,6 +18,7 @@ mod mapping;
 mod migrations;
 mod ownership;
 mod properties;
+mod removals;
 mod resync;
 mod startup_pass;
 mod tls;

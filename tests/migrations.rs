@@ -26,7 +26,7 @@ async fn it_can_run_again_and_several_times_at_once() {
             .await,
         20
     );
-    assert_eq!(db.count("agent_sync.migrations").await, 1);
+    assert_eq!(db.count("agent_sync.migrations").await, 2);
 }
 
 #[tokio::test]
@@ -73,7 +73,7 @@ async fn a_worker_that_may_not_migrate_says_what_is_missing_and_goes_on_when_it_
     };
     eventually(
         "it says what is missing",
-        says("schema agent_sync is at version 0, needed is 1"),
+        says("schema agent_sync is at version 0, needed is 2"),
     )
     .await;
     db.execute(&migrations::script()).await;

@@ -3,7 +3,7 @@
 use agent_sync::config::Settings;
 use agent_sync::ids::{AgentId, AssistantId};
 use agent_sync::plan::{Answer, Claim, IfExists};
-use agent_sync::syncer::Syncer;
+use agent_sync::syncer::{Entrance, Syncer};
 use serde_json::Map;
 use uuid::Uuid;
 
@@ -37,7 +37,7 @@ async fn setting() -> (TestDatabase, Syncer, AgentId) {
 
 async fn ask(syncer: &Syncer, agent: AgentId, claim: &Claim) -> Option<Answer> {
     syncer
-        .sync_now(&[agent], Some(claim))
+        .sync_now(&[agent], Entrance::Request(claim))
         .await
         .expect("synced")
         .answer
@@ -71,7 +71,10 @@ async fn the_first_who_asks_gets_the_canonical_one_and_the_next_a_copy() {
 
     // Both are kept in step, disabled and enabled together, under their ids and owners.
     db.execute("update public.agents set name = 'b'").await;
-    syncer.sync_now(&[agent], None).await.expect("synced");
+    syncer
+        .sync_now(&[agent], Entrance::Pass)
+        .await
+        .expect("synced");
     assert_eq!(
         db.count("langgraph_server.assistants where name = 'b' and version = 2")
             .await,
@@ -79,12 +82,18 @@ async fn the_first_who_asks_gets_the_canonical_one_and_the_next_a_copy() {
     );
     db.execute("update public.agents set status = 'disabled'")
         .await;
-    syncer.sync_now(&[agent], None).await.expect("synced");
+    syncer
+        .sync_now(&[agent], Entrance::Pass)
+        .await
+        .expect("synced");
     assert_eq!(db.count("langgraph_server.assistants").await, 0);
     assert_eq!(ask(&syncer, agent, &claim("carol")).await, None);
     db.execute("update public.agents set status = 'active'")
         .await;
-    syncer.sync_now(&[agent], None).await.expect("synced");
+    syncer
+        .sync_now(&[agent], Entrance::Pass)
+        .await
+        .expect("synced");
     assert_eq!(
         (owner(&db, agent.canonical()).await, owner(&db, copy).await),
         ("alice".into(), "bob".into())
@@ -178,16 +187,25 @@ async fn squatted_ids_are_never_filled() {
 async fn an_id_that_was_squatted_while_its_agent_was_off_is_not_filled_when_it_is_on_again() {
     let (db, syncer, agent) = setting().await;
     db.execute("insert into agent_sync.settings (scope) values ('all') on conflict (singleton) do update set scope = 'all'").await;
-    syncer.sync_now(&[agent], None).await.expect("synced");
+    syncer
+        .sync_now(&[agent], Entrance::Pass)
+        .await
+        .expect("synced");
     db.execute("update public.agents set status = 'disabled'")
         .await;
-    syncer.sync_now(&[agent], None).await.expect("synced");
+    syncer
+        .sync_now(&[agent], Entrance::Pass)
+        .await
+        .expect("synced");
     db.execute(&format!(
         "insert into langgraph_server.assistants (id, metadata) values ('{agent}', '{{\"owner\": \"mallory\"}}');
          update public.agents set status = 'active'"
     ))
     .await;
-    syncer.sync_now(&[agent], None).await.expect("synced");
+    syncer
+        .sync_now(&[agent], Entrance::Pass)
+        .await
+        .expect("synced");
     assert_eq!(owner(&db, agent.canonical()).await, "mallory");
     assert_eq!(
         db.count("agent_sync.ledger where state = 'conflict'").await,
@@ -237,7 +255,10 @@ async fn what_a_user_put_on_an_assistant_is_gone_when_it_becomes_the_systems() {
         1
     );
     db.execute("insert into agent_sync.settings (scope) values ('all') on conflict (singleton) do update set scope = 'all'").await;
-    syncer.sync_now(&[agent], None).await.expect("synced");
+    syncer
+        .sync_now(&[agent], Entrance::Pass)
+        .await
+        .expect("synced");
     assert_eq!(owner(&db, agent.canonical()).await, "system");
     assert_eq!(
         db.count("langgraph_server.assistants where metadata ? 'note'")
@@ -260,7 +281,7 @@ async fn losing_the_race_for_an_id_registers_nothing() {
         .expect("being made");
     let claim = named("alice", id, IfExists::Raise);
     let outcomes = syncer
-        .sync_now(&[agent], Some(&claim))
+        .sync_now(&[agent], Entrance::Request(&claim))
         .await
         .expect("looked")
         .outcomes;
@@ -268,7 +289,10 @@ async fn losing_the_race_for_an_id_registers_nothing() {
     assert_eq!(db.count("agent_sync.ledger").await, 0);
     squatter.batch_execute("commit").await.expect("made");
     assert_eq!(ask(&syncer, agent, &claim).await, Some(Answer::Taken));
-    syncer.sync_now(&[agent], None).await.expect("synced");
+    syncer
+        .sync_now(&[agent], Entrance::Pass)
+        .await
+        .expect("synced");
     assert_eq!(db.count("langgraph_server.assistants").await, 1);
     assert_eq!(
         db.count("agent_sync.ledger").await,
@@ -290,13 +314,19 @@ async fn a_conflict_of_an_agent_that_left_the_scope_is_forgotten() {
         "insert into langgraph_server.assistants (id) values ('{agent}')"
     ))
     .await;
-    syncer.sync_now(&[agent], None).await.expect("synced");
+    syncer
+        .sync_now(&[agent], Entrance::Pass)
+        .await
+        .expect("synced");
     assert_eq!(
         db.count("agent_sync.ledger where state = 'conflict'").await,
         1
     );
     db.execute(&scope("none")).await;
-    syncer.sync_now(&[agent], None).await.expect("synced");
+    syncer
+        .sync_now(&[agent], Entrance::Pass)
+        .await
+        .expect("synced");
     assert_eq!(db.count("agent_sync.ledger").await, 0);
 }
 
@@ -306,7 +336,7 @@ async fn an_agent_made_under_an_id_that_is_given_away_is_a_conflict() {
     let id = Uuid::new_v4();
     let named = named("alice", id, IfExists::Raise);
     syncer
-        .sync_now(&[first], Some(&named))
+        .sync_now(&[first], Entrance::Request(&named))
         .await
         .expect("synced");
     db.execute(&format!(
@@ -315,7 +345,7 @@ async fn an_agent_made_under_an_id_that_is_given_away_is_a_conflict() {
     .await;
     let second = AgentId(id);
     let batch = syncer
-        .sync_now(&[second], Some(&claim("carol")))
+        .sync_now(&[second], Entrance::Request(&claim("carol")))
         .await
         .expect("synced");
     assert_eq!(
@@ -326,7 +356,10 @@ async fn an_agent_made_under_an_id_that_is_given_away_is_a_conflict() {
 
     db.execute("insert into agent_sync.settings (scope) values ('all') on conflict (singleton) do update set scope = 'all'")
         .await;
-    let batch = syncer.sync_now(&[second], None).await.expect("synced");
+    let batch = syncer
+        .sync_now(&[second], Entrance::Pass)
+        .await
+        .expect("synced");
     assert_eq!(
         batch.outcomes,
         [(second, agent_sync::syncer::Outcome::Conflict)]

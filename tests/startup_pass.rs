@@ -491,11 +491,12 @@ async fn missing_optional_tables_and_columns_are_tolerated() {
         if prompts == 1 { Ok(()) } else { Err(running.output()) }
     })
     .await;
-    assert_eq!(
-        running.output().matches("incomplete").count(),
-        1,
-        "reported once"
-    );
+    // Once for each state of the tables; that of the new column may have been reported meanwhile, too.
+    let output = running.output();
+    let reports = output
+        .lines()
+        .filter(|line| line.contains("incomplete") && line.contains("agents.system_prompt"));
+    assert_eq!(reports.count(), 1, "{output}");
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
--- $1 uuid[]: assistants that were just removed. The entries stay: an agent that comes back gets the same ids.
+-- $1 uuid[]: assistants that were just removed; $2 boolean: whether the guard is to count them.
+-- The entries stay: an agent that comes back gets the same ids.
 update agent_sync.ledger
-set state = 'removed', content_hash = null, row_hash = null, error = null, attempts = 0,
-  updated_at = statement_timestamp()
+set state = 'removed', removed_at = case when $2 and content_hash is not null then statement_timestamp() end,
+  content_hash = null, row_hash = null, error = null, attempts = 0, updated_at = statement_timestamp()
 where assistant_id = any ($1::uuid[]);

@@ -1,3 +1,5 @@
 -- $1 uuid[]: changed engines. Every agent that uses one is changed.
-insert into agent_sync.outbox (source, key)
-select 'agents', id::text from public.agents where engine_id = any ($1::uuid[]);
+insert into agent_sync.outbox (source, key, organization)
+select 'agents', a.id::text, coalesce(/* organization */ a.organization_id::text /* end */, '')
+from public.agents as a
+where a.engine_id = any ($1::uuid[]);

@@ -1,6 +1,9 @@
 -- A whole table changed, or a table that can no longer be followed to its agents: every agent there is,
 -- and every agent that we made an assistant for.
-insert into agent_sync.outbox (source, key)
-select 'agents', id::text from public.agents
+insert into agent_sync.outbox (source, key, organization)
+select 'agents', a.id::text, coalesce(/* organization */ a.organization_id::text /* end */, '')
+from public.agents as a
 union
-select 'agents', agent_id::text from agent_sync.ledger;
+select 'agents', l.agent_id::text, ''
+from agent_sync.ledger as l
+where not exists (select from public.agents as a where a.id = l.agent_id);

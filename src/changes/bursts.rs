@@ -119,6 +119,7 @@ mod tests {
         Claimed {
             changes: [(AGENT, changes)].into(),
             senseless: Vec::new(),
+            many: false,
         }
     }
 

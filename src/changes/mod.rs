@@ -11,9 +11,9 @@ use tracing::{error, info};
 
 use crate::database::{BATCH, Client, DEADLINE, Error, begin};
 use crate::doorbell::State;
-use crate::outbox;
+use crate::outbox::{self, Order};
 use crate::retry::Backoff;
-use crate::syncer::Syncer;
+use crate::syncer::{Entrance, Syncer};
 use bursts::Bursts;
 
 /// How often the source tables are looked at for what no trigger tells.
@@ -86,20 +86,39 @@ pub async fn drain(
     shutdown: &CancellationToken,
 ) -> Result<Drained, Error> {
     let mut client = syncer.database.client().await?;
-    let mut overdue = 0;
+    let (mut order, mut overdue) = (Order::Age, 0);
+    let mut looked_for_growth = false;
     loop {
         let step = async {
-            let claimed = drain_batch(syncer, &mut client, bursts, &mut overdue).await?;
+            let drained = drain_batch(syncer, &mut client, bursts, order).await?;
             // After each batch, so that edits of agents, however many, never keep a tool's change waiting.
             let spread =
                 outbox::shared_pending(&client).await? && spread(syncer, &mut client).await?;
-            Ok((claimed, spread))
+            Ok((drained, spread))
         };
-        let (claimed, spread) = syncer.database.within(DEADLINE, step).await?;
-        if !claimed {
-            bursts.calm(Instant::now());
+        let (drained, spread) = syncer.database.within(DEADLINE, step).await?;
+        match drained {
+            Some(drained) => {
+                overdue += drained.overdue;
+                if drained.many && !std::mem::replace(&mut looked_for_growth, true) {
+                    collapse(syncer, &mut client, shutdown).await?;
+                }
+                order = if drained.many {
+                    Order::Turns
+                } else {
+                    Order::Age
+                };
+            }
+            // Another worker may have those whose turn it is.
+            None if order == Order::Turns => order = Order::Age,
+            None => {
+                bursts.calm(Instant::now());
+                if !spread {
+                    break;
+                }
+            }
         }
-        if !(claimed || spread) || shutdown.is_cancelled() {
+        if shutdown.is_cancelled() {
             break;
         }
     }
@@ -115,31 +134,44 @@ pub async fn drain(
     Ok(Drained { next, overdue })
 }
 
-/// Syncs the agents of the oldest changes. False when there was nothing to take.
+/// One batch.
+struct DrainedBatch {
+    /// Changes that had been waiting for longer than [`OVERDUE`].
+    overdue: usize,
+    /// There are probably more.
+    many: bool,
+}
+
+/// Syncs the agents of some changes. `None` when there was nothing to take.
 async fn drain_batch(
     syncer: &Syncer,
     client: &mut Client,
     bursts: &mut Bursts,
-    overdue: &mut usize,
-) -> Result<bool, Error> {
+    order: Order,
+) -> Result<Option<DrainedBatch>, Error> {
     let mut tx = begin(client).await?;
     let held = bursts.held(Instant::now());
-    let claimed = outbox::claim(&tx, &held, BATCH).await?;
+    let claimed = outbox::claim(&tx, order, &held, BATCH).await?;
     if claimed.is_empty() {
         tx.rollback().await?;
-        return Ok(false);
+        return Ok(None);
     }
     let claimed = bursts.admit(claimed, Instant::now());
+    let drained = DrainedBatch {
+        overdue: claimed.overdue(OVERDUE),
+        many: claimed.many,
+    };
     if claimed.is_empty() {
         // Only agents that are being edited right now. Their changes stay where they are, and the next claim passes
         // over them.
         tx.rollback().await?;
-        return Ok(true);
+        return Ok(Some(drained));
     }
-    let batch = syncer.sync(&mut tx, &claimed.agents(), None).await?;
+    let batch = syncer
+        .sync(&mut tx, &claimed.agents(), Entrance::Change)
+        .await?;
     outbox::settle(&tx, &claimed).await?;
     tx.commit().await?;
-    *overdue += claimed.overdue(OVERDUE);
     let synced = batch
         .outcomes
         .iter()
@@ -147,7 +179,40 @@ async fn drain_batch(
         .map(|(agent, _)| *agent);
     bursts.synced(synced, Instant::now());
     syncer.committed(client, &batch).await;
-    Ok(true)
+    Ok(Some(drained))
+}
+
+/// An outbox that has grown for weeks, while no worker ran, is looked through by a resync of everything instead.
+async fn collapse(
+    syncer: &Syncer,
+    client: &mut Client,
+    shutdown: &CancellationToken,
+) -> Result<(), Error> {
+    /// Few enough for a second or two.
+    const AT_ONCE: usize = 50_000;
+    let overgrown = outbox::is_overgrown(client);
+    if !syncer.database.within(DEADLINE, overgrown).await? {
+        return Ok(());
+    }
+    let mut collapsed = 0;
+    loop {
+        let step = async {
+            let tx = begin(client).await?;
+            let gone = outbox::collapse(&tx, AT_ONCE).await?;
+            tx.commit().await?;
+            Ok(gone)
+        };
+        let gone = syncer.database.within(DEADLINE, step).await?;
+        collapsed += gone;
+        if gone < AT_ONCE || shutdown.is_cancelled() {
+            break;
+        }
+    }
+    info!(
+        changes = collapsed,
+        "the outbox had grown so far that all agents are looked at instead"
+    );
+    Ok(())
 }
 
 /// Turns changes of shared rows into changes of the agents that use them. False when there were none.

@@ -13,16 +13,24 @@ use tracing::{info, warn};
 use super::{Client, Database, Error, Fault, begin, column};
 use crate::retry::Backoff;
 
-/// In order; a version is never changed once it is released.
-const MIGRATIONS: [(i32, &str); 1] = [(
-    1,
-    include_str!(concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/sql/migrations/0001_agent_sync.sql"
-    )),
-)];
+macro_rules! migration {
+    ($name:literal) => {
+        include_str!(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/sql/migrations/",
+            $name,
+            ".sql"
+        ))
+    };
+}
 
-const LATEST: i32 = MIGRATIONS[MIGRATIONS.len() - 1].0;
+/// In order; a version is never changed once it is released.
+const MIGRATIONS: [(i32, &str); 2] = [
+    (1, migration!("0001_agent_sync")),
+    (2, migration!("0002_removals_and_turns")),
+];
+
+pub const LATEST: i32 = MIGRATIONS[MIGRATIONS.len() - 1].0;
 
 /// How long [`migrate`] keeps asking for a lock that an open transaction of the customer's holds.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -44,9 +52,22 @@ pub fn script() -> String {
 /// because their tables stayed locked for longer than `patience`.
 pub async fn migrate(database: &Database, patience: Duration) -> Result<Vec<String>, Error> {
     let mut client = database.client().await?;
-    migrate_schema(&mut client).await?;
     let deadline = Instant::now() + patience;
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
+    while let Err(e) = migrate_schema(&mut client).await {
+        let pause = backoff.pause();
+        if e.fault() != Fault::Locked {
+            return Err(e);
+        }
+        if Instant::now() + pause > deadline {
+            return Err(Error::Setup(
+                "schema agent_sync could not be upgraded, because an open transaction holds the outbox: it is needed for a moment. \
+                 It is tried again; look for sessions that are idle in transaction"
+                    .to_owned(),
+            ));
+        }
+        tokio::time::sleep(pause).await;
+    }
     loop {
         let missing = missing_triggers(&client).await?;
         let (mut left, mut installed) = (Vec::new(), 0);
@@ -151,10 +172,11 @@ async fn migrate_schema(client: &mut Client) -> Result<(), Error> {
     if version > LATEST {
         return Err(newer(version));
     }
-    // The newest one again where only the runtime's table is gone: every script can be run twice.
+    // All of them again where only the runtime's table is gone: every script can be run twice.
+    let whole = exists(tx.client(), "langgraph_server.assistants").await?;
     for (number, text) in MIGRATIONS
         .into_iter()
-        .filter(|(number, _)| *number > version.min(LATEST - 1))
+        .filter(|(number, _)| !whole || *number > version)
     {
         tx.batch_execute(text).await?;
         tx.batch_execute(&record(number)).await?;
@@ -193,7 +215,8 @@ fn record(version: i32) -> String {
     )
 }
 
-fn newer(version: i32) -> Error {
+/// What a worker says that has met the schema of a newer one.
+pub fn newer(version: i32) -> Error {
     Error::Setup(format!(
         "schema agent_sync is at version {version}, and this agent-sync knows only up to {LATEST}: upgrade it"
     ))

@@ -16,7 +16,7 @@ use crate::database::{Error, Fault};
 use crate::ids::{AgentId, AssistantId, SYSTEM};
 use crate::plan::{self, Claim, IfExists};
 use crate::store::{Assistant, New, Store};
-use crate::syncer::{Outcome, Syncer};
+use crate::syncer::{Entrance, Outcome, Syncer};
 
 #[derive(Debug)]
 pub struct Assistants {
@@ -111,7 +111,7 @@ impl Assistants {
             if_exists: create.if_exists,
             metadata: create.metadata.clone(),
         };
-        let batch = match syncer.sync_now(&[agent], Some(&claim)).await {
+        let batch = match syncer.sync_now(&[agent], Entrance::Request(&claim)).await {
             Ok(batch) => batch,
             // Where the database is down, so is the store: there is nothing to make instead.
             Err(e) if matches!(e.fault(), Fault::Passing | Fault::Locked) => {

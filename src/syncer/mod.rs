@@ -14,7 +14,9 @@ mod outcome;
 mod work;
 
 use deadpool_postgres::Transaction;
+use tokio_postgres::Row;
 use tokio_postgres::types::Type;
+use uuid::Uuid;
 
 pub use outcome::{Batch, Outcome, Summary};
 use work::Work;
@@ -22,11 +24,12 @@ use work::Work;
 use crate::agent::{DecodeError, Head};
 use crate::assistant::Content;
 use crate::config::{OnRemove, Settings};
-use crate::database::{Client, DEADLINE, Database, Error, Fault, begin, column};
+use crate::database::{Client, DEADLINE, Database, Error, Fault, begin, column, migrations};
 use crate::doorbell::Doorbell;
 use crate::ids::{AgentId, AssistantId};
 use crate::ledger;
 use crate::plan::{self, Answer, Claim, Observed};
+use crate::removals::{Guard, Objection, Removals};
 use crate::scope::Scope;
 use crate::source::{Shape, Source};
 use crate::sql;
@@ -44,7 +47,28 @@ pub struct Syncer {
     pub write_back: WriteBack,
     /// Wakes the change loop.
     pub doorbell: Doorbell,
+    guard: Guard,
     settings: Settings,
+}
+
+/// Through which door agents come.
+#[derive(Debug, Clone, Copy)]
+pub enum Entrance<'a> {
+    /// A pass, which comes to all of them.
+    Pass,
+    /// The change loop.
+    Change,
+    /// Lazy sync: somebody asks for an agent.
+    Request(&'a Claim),
+}
+
+impl<'a> Entrance<'a> {
+    fn claim(self) -> Option<&'a Claim> {
+        match self {
+            Self::Request(claim) => Some(claim),
+            Self::Pass | Self::Change => None,
+        }
+    }
 }
 
 /// How far an attempt at a batch came before it failed.
@@ -67,6 +91,7 @@ impl Syncer {
             source: Source::default(),
             write_back,
             doorbell: Doorbell::default(),
+            guard: Guard::new(settings.max_removals),
             settings,
         }
     }
@@ -75,13 +100,13 @@ impl Syncer {
     pub async fn sync_now(
         &self,
         agents: &[AgentId],
-        claim: Option<&Claim>,
+        entrance: Entrance<'_>,
     ) -> Result<Batch, Error> {
         self.database
             .within(DEADLINE, async {
                 let mut client = self.database.client().await?;
                 let mut tx = begin(&mut client).await?;
-                let batch = self.sync(&mut tx, agents, claim).await?;
+                let batch = self.sync(&mut tx, agents, entrance).await?;
                 tx.commit().await?;
                 self.committed(&mut client, &batch).await;
                 client.give_back();
@@ -98,19 +123,24 @@ impl Syncer {
         &self,
         tx: &mut Transaction<'_>,
         agents: &[AgentId],
-        claim: Option<&Claim>,
+        entrance: Entrance<'_>,
     ) -> Result<Batch, Error> {
         let shape = self.source.shape(tx.client()).await?;
         tx.query_typed(sql!("lock_agents"), &[(&agents, Type::UUID_ARRAY)])
             .await?;
-        let scope = stored_scope(tx.client()).await?.unwrap_or_default();
+        let reach = Reach {
+            shared: shared_scope(tx.client()).await?,
+            own: &self.settings.scope,
+        };
 
         let (mut batch, mut failed) = (Batch::default(), Batch::default());
+        // What was too much for the whole batch stays so, however small the parts that it is halved into.
+        let mut objection = None;
         let mut chunks = vec![agents];
         while let Some(chunk) = chunks.pop() {
             let savepoint = tx.savepoint("chunk").await?;
-            let (stage, error) = match self.attempt(&savepoint, &shape, &scope, chunk, claim).await
-            {
+            let attempt = self.attempt(&savepoint, &shape, &reach, chunk, entrance, &mut objection);
+            let (stage, error) = match attempt.await {
                 Ok(part) => {
                     savepoint.commit().await?;
                     batch.add(part);
@@ -141,11 +171,11 @@ impl Syncer {
             if fault == Fault::Setup && systemic {
                 return Err(error);
             }
-            let mut work = Work::new(None);
+            let mut work = Work::new(None, self.guard.counts());
             if fault == Fault::Locked {
                 work.postpone(agent);
             } else {
-                let in_scope = is_in_scope(tx, &shape, &scope, agent).await?;
+                let in_scope = is_in_scope(tx, &shape, &reach, agent).await?;
                 work.fail(agent, error.to_string(), in_scope);
             }
             let retries = work.write(tx).await?;
@@ -162,6 +192,17 @@ impl Syncer {
     /// What follows the commit: the log, the bell, and the write-back on the same connection.
     pub async fn committed(&self, client: &mut Client, batch: &Batch) {
         batch.log();
+        match batch.objection {
+            Some(objection) => self.guard.held(objection),
+            None if batch
+                .outcomes
+                .iter()
+                .any(|(_, outcome)| *outcome == Outcome::Removed) =>
+            {
+                self.guard.let_go()
+            }
+            None => {}
+        }
         if batch.retries {
             self.doorbell.ring();
         }
@@ -172,10 +213,12 @@ impl Syncer {
         &self,
         tx: &tokio_postgres::Transaction<'_>,
         shape: &Shape,
-        scope: &Scope,
+        reach: &Reach<'_>,
         agents: &[AgentId],
-        claim: Option<&Claim>,
+        entrance: Entrance<'_>,
+        objection: &mut Option<Objection>,
     ) -> Result<Batch, (Stage, Error)> {
+        let claim = entrance.claim();
         let reading = |e| (Stage::Reading, e);
         let writing = |e| (Stage::Writing, e);
 
@@ -211,7 +254,7 @@ impl Syncer {
                 (*agent, active)
             })
             .collect();
-        let mut work = Work::new(claim);
+        let mut work = Work::new(claim, self.guard.counts());
         let mut answer = None;
         for (agent, active) in &contents {
             match active {
@@ -219,18 +262,33 @@ impl Syncer {
                 Ok(None) => work.remove(*agent, &observed),
                 Ok(Some(_)) if reserved => answer = Some(Answer::Taken),
                 Ok(Some(active)) => {
-                    let in_scope = scope.contains(active.head.organization_id);
+                    let in_scope = reach.contains(active.head.organization_id);
                     let (wanted, answered) = plan::wanted(*agent, in_scope, claim, &observed);
                     answer = answered;
                     work.plan(*agent, &active.content, wanted, &observed);
                 }
                 Err(e) => {
                     let head = rows.get(agent).and_then(|row| row.head().ok());
-                    let in_scope = scope.contains(head.and_then(|head| head.organization_id));
+                    let in_scope = reach.contains(head.and_then(|head| head.organization_id));
                     if in_scope || claim.is_some() || observed.entries_of(*agent).next().is_some() {
                         work.fail(*agent, e.to_string(), in_scope);
                     }
                 }
+            }
+        }
+        let losing = work.losing();
+        if !losing.is_empty() {
+            if objection.is_none() {
+                let removals = Removals {
+                    agents: &losing,
+                    batch: agents,
+                    pass: matches!(entrance, Entrance::Pass),
+                };
+                let judged = self.guard.objection(tx, shape, removals).await;
+                *objection = judged.map_err(reading)?;
+            }
+            if let Some(objection) = *objection {
+                work.object(objection);
             }
         }
         if work.touches_assistants() {
@@ -243,6 +301,7 @@ impl Syncer {
 
         let mut batch = Batch {
             answer,
+            objection: work.objection,
             retries,
             ..Batch::default()
         };
@@ -292,7 +351,7 @@ impl Head {
 async fn is_in_scope(
     tx: &mut Transaction<'_>,
     shape: &Shape,
-    scope: &Scope,
+    reach: &Reach<'_>,
     agent: AgentId,
 ) -> Result<bool, Error> {
     let savepoint = tx.savepoint("scope").await?;
@@ -304,7 +363,7 @@ async fn is_in_scope(
     savepoint.rollback().await?;
     Ok(row
         .and_then(|row| row.head().ok())
-        .is_some_and(|head| scope.contains(head.organization_id)))
+        .is_some_and(|head| reach.contains(head.organization_id)))
 }
 
 /// The scope that all workers on this database share; `None` where no worker has stored one yet.
@@ -312,11 +371,35 @@ pub async fn stored_scope(client: &tokio_postgres::Client) -> Result<Option<Scop
     let rows = client
         .query_typed("select scope from agent_sync.settings", &[])
         .await?;
-    let Some(row) = rows.first() else {
-        return Ok(None);
-    };
+    rows.first().map(scope).transpose()
+}
+
+/// The scope to go by, as long as the schema is one that this worker knows: a newer worker, which has migrated it, may
+/// keep rules that this one would break.
+async fn shared_scope(client: &tokio_postgres::Client) -> Result<Scope, Error> {
+    let row = client.query_typed_one(sql!("shared_settings"), &[]).await?;
+    let version = column(&row, "version")?;
+    if version > migrations::LATEST {
+        return Err(migrations::newer(version));
+    }
+    scope(&row)
+}
+
+fn scope(row: &Row) -> Result<Scope, Error> {
     let text: &str = column(row, "scope")?;
     text.parse()
-        .map(Some)
         .map_err(|e| Error::Setup(format!("agent_sync.settings: {e}")))
+}
+
+/// Which agents are in scope.
+struct Reach<'a> {
+    /// What all workers on the database share.
+    shared: Scope,
+    own: &'a Scope,
+}
+
+impl Reach<'_> {
+    fn contains(&self, organization: Option<Uuid>) -> bool {
+        self.shared.contains(organization) || self.own.contains(organization)
+    }
 }

@@ -6,6 +6,7 @@ use tracing::{error, info, warn};
 
 use crate::ids::AgentId;
 use crate::plan::Answer;
+use crate::removals::Objection;
 
 /// Up to how many agents of a batch are named in the log at `info`.
 const NAMED: usize = 10;
@@ -17,6 +18,8 @@ pub enum Outcome {
     Updated,
     Skipped,
     Removed,
+    /// It should be removed, and is not for now ([`crate::removals`]).
+    Held,
     /// Somebody else has an assistant under the id.
     Conflict,
     /// Another session has the assistant's row: it is tried again in a moment.
@@ -35,6 +38,8 @@ pub struct Batch {
     pub answer: Option<Answer>,
     /// Agents whose row does not name their canonical assistant, which stands.
     pub(super) write_back: Vec<AgentId>,
+    /// Why removals did not happen.
+    pub(super) objection: Option<Objection>,
     /// Something was put back into the outbox, to fall due soon.
     pub(super) retries: bool,
 }
@@ -47,6 +52,7 @@ pub struct Summary {
     pub skipped: usize,
     pub failed: usize,
     pub removed: usize,
+    pub held: usize,
     pub conflict: usize,
 }
 
@@ -64,9 +70,10 @@ impl Outcome {
             Self::Removed => 2,
             Self::Updated => 3,
             Self::Created => 4,
-            Self::Conflict => 5,
-            Self::Busy => 6,
-            Self::Failed(_) => 7,
+            Self::Held => 5,
+            Self::Conflict => 6,
+            Self::Busy => 7,
+            Self::Failed(_) => 8,
         }
     }
 
@@ -76,6 +83,7 @@ impl Outcome {
             Self::Updated => "updated",
             Self::Skipped => "skipped",
             Self::Removed => "removed",
+            Self::Held => "held",
             Self::Conflict => "conflict",
             Self::Busy => "busy",
             Self::Failed(_) => "failed",
@@ -89,6 +97,7 @@ impl Batch {
         self.outcomes.extend(part.outcomes);
         self.answer = self.answer.take().or(part.answer);
         self.write_back.extend(part.write_back);
+        self.objection = part.objection.or(self.objection);
         self.retries |= part.retries;
     }
 
@@ -127,6 +136,7 @@ impl Summary {
                 Outcome::Updated => &mut summary.updated,
                 Outcome::Skipped => &mut summary.skipped,
                 Outcome::Removed => &mut summary.removed,
+                Outcome::Held => &mut summary.held,
                 Outcome::Conflict => &mut summary.conflict,
                 Outcome::Failed(_) | Outcome::Busy => &mut summary.failed,
                 Outcome::Nothing => continue,
@@ -136,7 +146,13 @@ impl Summary {
     }
 
     pub fn total(&self) -> usize {
-        self.created + self.updated + self.skipped + self.failed + self.removed + self.conflict
+        self.created
+            + self.updated
+            + self.skipped
+            + self.failed
+            + self.removed
+            + self.held
+            + self.conflict
     }
 
     /// Whether anything was written, or could not be.
@@ -150,6 +166,7 @@ impl Summary {
         self.skipped += other.skipped;
         self.failed += other.failed;
         self.removed += other.removed;
+        self.held += other.held;
         self.conflict += other.conflict;
     }
 }
@@ -162,6 +179,7 @@ impl fmt::Display for Summary {
             skipped,
             failed,
             removed,
+            held,
             conflict,
         } = self;
         let total = self.total();
@@ -169,7 +187,7 @@ impl fmt::Display for Summary {
             f,
             "total={total} created={created} updated={updated} skipped={skipped} failed={failed}"
         )?;
-        for (word, count) in [("removed", removed), ("conflict", conflict)] {
+        for (word, count) in [("removed", removed), ("held", held), ("conflict", conflict)] {
             if *count > 0 {
                 write!(f, " {word}={count}")?;
             }

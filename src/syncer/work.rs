@@ -12,18 +12,23 @@ use crate::ids::{AgentId, AssistantId, SYSTEM};
 use crate::ledger::{self, Conflict, Failure, Written};
 use crate::outbox;
 use crate::plan::{self, Claim, Observed, State, Step, Wanted};
+use crate::removals::Objection;
 use crate::retry;
 use crate::store::postgres::{self as assistants, How, Write};
 
 #[derive(Default)]
 pub struct Work<'a> {
     claim: Option<&'a Claim>,
+    /// Whether removals count when the next ones are judged.
+    counted: bool,
     writes: Vec<Write<'a>>,
     /// As they should be, though the ledger says that they failed.
     settled: Vec<AssistantId>,
     conflicts: Vec<Conflict>,
-    /// Agents that are off, with the assistants they lose; of each, whether one of ours stands.
-    off: Vec<(AgentId, AssistantId, bool)>,
+    /// What agents that are off have.
+    off: Vec<Off>,
+    /// Why those that stand are not removed.
+    pub objection: Option<Objection>,
     forgotten: Vec<AssistantId>,
     failures: Vec<Failure>,
     busy: HashSet<AgentId>,
@@ -34,10 +39,21 @@ pub struct Work<'a> {
     pub outcomes: HashMap<AgentId, Outcome>,
 }
 
+/// An entry of the ledger whose agent is not active.
+struct Off {
+    agent: AgentId,
+    assistant: AssistantId,
+    /// An assistant of ours is there.
+    stands: bool,
+    /// The ledger says already that its removal is held.
+    held: bool,
+}
+
 impl<'a> Work<'a> {
-    pub fn new(claim: Option<&'a Claim>) -> Self {
+    pub fn new(claim: Option<&'a Claim>, counted: bool) -> Self {
         Self {
             claim,
+            counted,
             ..Self::default()
         }
     }
@@ -122,18 +138,34 @@ impl<'a> Work<'a> {
             match entry.state {
                 State::Removed => continue,
                 State::Conflict => self.forgotten.push(entry.assistant_id),
-                State::Synced | State::Failed | State::Held => {
-                    let stands = entry.content_hash.is_some();
-                    self.off.push((agent, entry.assistant_id, stands));
-                    if stands {
-                        self.note(agent, Outcome::Removed);
-                    }
-                }
+                State::Synced | State::Failed | State::Held => self.off.push(Off {
+                    agent,
+                    assistant: entry.assistant_id,
+                    stands: entry.content_hash.is_some(),
+                    held: entry.state == State::Held,
+                }),
             }
             if entry.state == State::Failed {
                 self.troubled.insert(agent);
             }
         }
+    }
+
+    /// The agents that lose assistants.
+    pub fn losing(&self) -> Vec<AgentId> {
+        let mut losing: Vec<_> = self
+            .off
+            .iter()
+            .filter(|off| off.stands)
+            .map(|off| off.agent)
+            .collect();
+        losing.dedup();
+        losing
+    }
+
+    /// Nothing is removed, for this reason.
+    pub fn object(&mut self, objection: Objection) {
+        self.objection = Some(objection);
     }
 
     /// An agent whose data makes no sense.
@@ -161,7 +193,7 @@ impl<'a> Work<'a> {
 
     /// Whether there is anything to write to a table that others write to, too.
     pub fn touches_assistants(&self) -> bool {
-        !self.writes.is_empty() || self.off.iter().any(|(_, _, stands)| *stands)
+        !self.writes.is_empty() || self.off.iter().any(|off| off.stands)
     }
 
     /// Carries it out. Returns whether something was put back into the outbox.
@@ -183,32 +215,51 @@ impl<'a> Work<'a> {
             written.push(Written {
                 assistant_id: assistant.id,
                 agent_id: assistant.agent_id,
+                organization_id: assistant.content.organization_id,
                 owner: assistant.owner,
                 content_hash,
                 row_hash,
             });
         }
-        let standing: Vec<_> = self
-            .off
-            .iter()
-            .filter(|(_, _, stands)| *stands)
-            .map(|(_, id, _)| *id)
-            .collect();
-        let held = assistants::delete(tx, &standing).await?;
-        let mut removed = Vec::with_capacity(self.off.len());
-        for (agent, id, _) in std::mem::take(&mut self.off) {
-            if held.contains(&id) {
-                self.postpone(agent);
-            } else {
-                removed.push(id);
-            }
-        }
         ledger::synced(tx, &written).await?;
         ledger::settled(tx, &self.settled).await?;
-        ledger::removed(tx, &removed).await?;
+        self.remove_off(tx).await?;
         ledger::forget(tx, &self.forgotten).await?;
         ledger::in_conflict(tx, &self.conflicts).await?;
         self.schedule(tx).await
+    }
+
+    async fn remove_off(&mut self, tx: &Transaction<'_>) -> Result<(), Error> {
+        let mut off = std::mem::take(&mut self.off);
+        if let Some(objection) = self.objection {
+            let mut held = Vec::new();
+            off.retain(|off| {
+                if off.stands {
+                    self.note(off.agent, Outcome::Held);
+                    held.extend((!off.held).then_some(off.assistant));
+                }
+                !off.stands
+            });
+            ledger::held(tx, &held, &objection.to_string()).await?;
+        }
+        let standing: Vec<_> = off
+            .iter()
+            .filter(|off| off.stands)
+            .map(|off| off.assistant)
+            .collect();
+        let in_use = assistants::delete(tx, &standing).await?;
+        let mut removed = Vec::with_capacity(off.len());
+        for off in off {
+            if in_use.contains(&off.assistant) {
+                self.postpone(off.agent);
+                continue;
+            }
+            removed.push(off.assistant);
+            if off.stands {
+                self.note(off.agent, Outcome::Removed);
+            }
+        }
+        ledger::removed(tx, &removed, self.counted).await
     }
 
     /// Puts failed agents back into the outbox, each due after its backoff, and takes those out that have recovered. So

@@ -1,0 +1,51 @@
+-- $1 text[]: agents to leave for later (a burst of edits is still going on); $2 bigint: how many rows at most.
+-- As claim.sql, for when there is more than one batch: a fifth of it goes to the organizations in turn, so that none
+-- waits behind the bulk edit of another; the rest to the oldest changes, so that none waits for ever.
+with recursive organizations as (
+  (
+    select organization, 1 as number
+    from agent_sync.outbox
+    where source in ('agents', 'agent_mcp_tools') and key is not null
+    order by organization
+    limit 1
+  )
+  union all
+  select next.organization, o.number + 1
+  from organizations as o
+  cross join lateral (
+    select organization
+    from agent_sync.outbox
+    where source in ('agents', 'agent_mcp_tools') and key is not null and organization > o.organization
+    order by organization
+    limit 1
+  ) as next
+  where o.number < $2 / 5
+), in_turn as (
+  select t.id, t.key, t.changed_at, t.due_at
+  from organizations as o
+  cross join lateral (
+    select id, key, changed_at, due_at
+    from agent_sync.outbox
+    where source in ('agents', 'agent_mcp_tools') and key is not null
+      and organization = o.organization
+      and due_at <= clock_timestamp()
+      and key <> all ($1::text[])
+    order by id
+    limit (select $2 / 5 / count(*) from organizations)
+    for update skip locked
+  ) as t
+), oldest as (
+  select id, key, changed_at, due_at
+  from agent_sync.outbox
+  where source in ('agents', 'agent_mcp_tools') and key is not null
+    and due_at <= clock_timestamp()
+    and key <> all ($1::text[])
+  order by id
+  limit $2 - $2 / 5
+  for update skip locked
+)
+select id, key,
+  (extract(epoch from clock_timestamp() - changed_at) * 1000)::bigint as age_ms,
+  due_at > '-infinity' as retry
+from (select * from in_turn union select * from oldest) as claimed
+order by id;
