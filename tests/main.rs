@@ -5,6 +5,7 @@
 
 mod support;
 
+mod backlog;
 mod burst;
 mod changes;
 mod commands;

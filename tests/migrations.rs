@@ -308,3 +308,79 @@ async fn the_runtimes_table_is_made_again_where_it_has_gone() {
         .expect("migrated");
     assert_eq!(db.count("langgraph_server.assistants").await, 0);
 }
+
+const FIRST: &str = include_str!("../sql/migrations/0001_agent_sync.sql");
+
+impl TestDatabase {
+    /// What version 1 had installed.
+    async fn version_1(&self) {
+        self.execute(FIRST).await;
+        self.execute("insert into agent_sync.migrations (version) values (1)")
+            .await;
+        self.execute(agent_sync::sql!("install_triggers")).await;
+    }
+}
+
+#[tokio::test]
+async fn an_upgrade_loses_no_change_and_waits_for_no_editor() {
+    let db = TestDatabase::new().await;
+    db.version_1().await;
+    let (done, open) = (db.agent("done").await, db.agent("open").await);
+    // An edit that the version before has recorded and not drained, and one that is still under way.
+    let editor = db.connect().await;
+    editor
+        .batch_execute(&format!(
+            "begin; update public.agents set system_prompt = 'edited' where id = '{open}'"
+        ))
+        .await
+        .expect("an open edit");
+    let running = Running::serve(&db, &[("AGENT_SYNC_SCOPE", "all")]);
+    running.line("the database is not ready").await;
+    db.execute(&format!(
+        "set lock_timeout = '5s'; update public.agents set system_prompt = 'edited' where id = '{done}'"
+    ))
+    .await;
+    editor.batch_execute("commit").await.expect("committed");
+    db.converged().await;
+    for agent in [done, open] {
+        assert_eq!(db.prompt(agent).await.as_deref(), Some("edited"));
+    }
+    let said = running.line("the database is not ready").await;
+    assert!(
+        said.contains("an open transaction holds the outbox"),
+        "{said}"
+    );
+}
+
+/// Edits that are under way while a newer version is installed still call the functions of the version before.
+#[tokio::test]
+async fn what_the_version_before_calls_is_still_there() {
+    let db = TestDatabase::new().await;
+    migrations::migrate(&db.pool(), Duration::ZERO)
+        .await
+        .expect("migrated");
+    db.execute("select agent_sync.record('agents', array['x'])")
+        .await;
+    assert_eq!(db.count("agent_sync.outbox where key = 'x'").await, 1);
+}
+
+#[tokio::test]
+async fn a_worker_whose_schema_was_upgraded_under_it_stops_writing_and_says_so() {
+    let db = TestDatabase::new().await;
+    let agent = db.agent("a").await;
+    let running = Running::serve(&db, &[("AGENT_SYNC_SCOPE", "all")]);
+    running.line("Startup sync summary").await;
+    db.execute("insert into agent_sync.migrations (version) values (999)")
+        .await;
+    db.execute("update public.agents set system_prompt = 'for the newer one'")
+        .await;
+    let said = running.line("the change loop cannot work").await;
+    assert!(
+        said.contains("version 999") && said.contains("upgrade it"),
+        "{said}"
+    );
+    assert_eq!(db.prompt(agent).await.as_deref(), Some("You are a."));
+    db.execute("delete from agent_sync.migrations where version = 999")
+        .await;
+    db.converged().await;
+}

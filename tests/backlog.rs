@@ -1,0 +1,202 @@
+//! More changes than one batch: organizations take turns, and an outbox that grew for weeks is not gone through row by row.
+
+use agent_sync::changes::{self, bursts::Bursts};
+use agent_sync::config::{SCOPE, Settings};
+use agent_sync::database::begin;
+use agent_sync::outbox::{self, Order};
+use agent_sync::syncer::Syncer;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::support::binary::Running;
+use crate::support::{TestDatabase, TestWorker};
+
+const ALL: &[(&str, &str)] = &[(SCOPE, "all")];
+
+impl TestDatabase {
+    /// An organization with so many active agents.
+    async fn organization_of(&self, agents: u32) -> Uuid {
+        let (organization, _) = self.organization().await;
+        self.execute(&format!(
+            "insert into public.agents (name, status, organization_id)
+             select 'a' || n, 'active', '{organization}' from generate_series(1, {agents}) as n"
+        ))
+        .await;
+        organization
+    }
+}
+
+/// How many of the claimed changes are of this organization's agents.
+async fn claimed_of(db: &TestDatabase, claimed: &outbox::Claimed, organization: Uuid) -> i64 {
+    let agents: Vec<Uuid> = claimed.agents().iter().map(|agent| agent.0).collect();
+    let statement =
+        "select count(*) from public.agents where id = any ($1) and organization_id = $2";
+    db.rows(statement, &[&agents, &organization]).await[0].get(0)
+}
+
+#[tokio::test]
+async fn a_bulk_edit_of_one_organization_does_not_keep_another_ones_edit_waiting() {
+    let db = TestDatabase::new().await;
+    let many = db.organization_of(3000).await;
+    let few = db.organization_of(1).await;
+    TestWorker::start(&db, ALL).await.stop().await;
+    for organization in [many, few] {
+        db.execute(&format!(
+            "update public.agents set system_prompt = 'edited' where organization_id = '{organization}'"
+        ))
+        .await;
+    }
+    let syncer = Syncer::new(db.pool(), Settings::default());
+    changes::drain(&syncer, &mut Bursts::default(), &CancellationToken::new())
+        .await
+        .expect("drained");
+    let before = db
+        .count(&format!(
+            "langgraph_server.assistants where version = 2 and updated_at < (
+               select s.updated_at from langgraph_server.assistants as s
+               where s.version = 2 and s.metadata ->> 'supabase_organization_id' = '{few}'
+             )"
+        ))
+        .await;
+    // The first batch does not know yet that there will be another.
+    assert_eq!(before, 500);
+    assert_eq!(db.differences().await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn every_organization_gets_its_turn_whatever_changed_and_the_oldest_get_theirs() {
+    let db = TestDatabase::new().await;
+    TestWorker::start(&db, &[]).await.stop().await;
+    let many = db.organization_of(2000).await;
+    let (mut few, tool) = (Vec::new(), Uuid::new_v4());
+    db.execute(&format!(
+        "insert into public.mcp_tools (id, tool_name) values ('{tool}', 't')"
+    ))
+    .await;
+    for _ in 0..3 {
+        few.push(db.organization_of(2).await);
+    }
+    let of = |organization: Uuid| format!("organization_id = '{organization}'");
+    db.execute("delete from agent_sync.outbox").await;
+    for kind in ["links", "updates", "deletes"] {
+        let organizations = [&[many], few.as_slice()].concat();
+        for organization in organizations {
+            let of = of(organization);
+            db.execute(&match kind {
+                "links" => format!("insert into public.agent_mcp_tools select id, '{tool}' from public.agents where {of}"),
+                "updates" => format!("update public.agents set name = name || '!' where {of}"),
+                _ => format!("delete from public.agent_mcp_tools where agent_id in (select id from public.agents where {of})"),
+            })
+            .await;
+        }
+        let pool = db.pool();
+        let mut client = pool.client().await.expect("a connection");
+        let tx = begin(&mut client).await.expect("begun");
+        let claimed = outbox::claim(&tx, Order::Turns, &[], 100)
+            .await
+            .expect("claimed");
+        for organization in &few {
+            assert_eq!(claimed_of(&db, &claimed, *organization).await, 2, "{kind}");
+        }
+        assert_eq!(claimed_of(&db, &claimed, many).await, 80, "{kind}");
+        assert!(claimed.many);
+        // Another worker takes the next ones.
+        let other_pool = db.pool();
+        let mut other = other_pool.client().await.expect("a connection");
+        let other = begin(&mut other).await.expect("begun");
+        let others = outbox::claim(&other, Order::Turns, &[], 100)
+            .await
+            .expect("claimed");
+        assert_eq!(claimed_of(&db, &others, many).await, 80, "{kind}");
+        tx.rollback().await.expect("rolled back");
+        other.rollback().await.expect("rolled back");
+        db.execute("delete from agent_sync.outbox").await;
+    }
+}
+
+/// What a tool's change is spread into has organizations, too.
+#[tokio::test]
+async fn a_change_that_is_spread_keeps_the_turns() {
+    let db = TestDatabase::new().await;
+    TestWorker::start(&db, &[]).await.stop().await;
+    let organization = db.organization_of(2).await;
+    db.execute(
+        "insert into public.mcp_tools (tool_name) values ('t');
+         insert into public.ai_models (runtime_model_name) values ('m');
+         insert into public.global_ai_engines (language_model_id) select id from public.ai_models;
+         update public.agents set engine_id = (select id from public.global_ai_engines);
+         insert into public.agent_mcp_tools select a.id, t.id from public.agents a, public.mcp_tools t;
+         delete from agent_sync.outbox",
+    )
+    .await;
+    let syncer = Syncer::new(db.pool(), Settings::default());
+    let mut client = syncer.database.client().await.expect("a connection");
+    for changed in [
+        "update public.mcp_tools set tool_name = 'u'",
+        "update public.ai_models set runtime_model_name = 'n'",
+        "delete from public.ai_models",
+        "truncate public.agent_mcp_tools",
+    ] {
+        db.execute(changed).await;
+        let tx = begin(&mut client).await.expect("begun");
+        let shape = syncer.source.shape(tx.client()).await.expect("a shape");
+        assert!(
+            outbox::spread(&tx, &shape).await.expect("spread"),
+            "{changed}"
+        );
+        tx.commit().await.expect("committed");
+        let theirs = format!(
+            "agent_sync.outbox where organization = '{organization}' and source = 'agents'"
+        );
+        assert_eq!(db.count(&theirs).await, 2, "{changed}");
+        db.execute("delete from agent_sync.outbox").await;
+    }
+}
+
+#[tokio::test]
+async fn an_outbox_that_grew_for_weeks_is_collapsed_into_one_look_at_everything() {
+    let db = TestDatabase::new().await;
+    db.execute(agent_sync::demo::DATA).await;
+    TestWorker::start(&db, ALL).await.stop().await;
+    // The last change of all is the only one that matters; a retry keeps its pause.
+    db.execute(
+        "insert into agent_sync.outbox (source, key)
+         select 'agents', a.id::text from public.agents as a, generate_series(1, 10000) as n;
+         insert into agent_sync.outbox (source, key, due_at)
+         select 'agents', gen_random_uuid()::text, now() + interval '1 hour';
+         update public.agents set system_prompt = 'the last edit'",
+    )
+    .await;
+    let running = Running::serve(&db, ALL);
+    running
+        .line("the outbox had grown so far that all agents are looked at instead")
+        .await;
+    super::support::eventually("only the retry is left", || async {
+        match db.count("agent_sync.outbox").await {
+            1 => Ok(()),
+            n => Err(format!("{n} left")),
+        }
+    })
+    .await;
+    assert_eq!(db.differences().await, Vec::<String>::new());
+    assert_eq!(db.count("agent_sync.outbox where due_at > now()").await, 1);
+}
+
+/// A bulk edit of many agents is many changes too, but no more than there are agents.
+#[tokio::test]
+async fn a_bulk_edit_is_drained_and_not_collapsed() {
+    let db = TestDatabase::new().await;
+    TestWorker::start(&db, ALL).await.stop().await;
+    db.execute(
+        "insert into public.agents (name, status) select 'a' || n, 'draft' from generate_series(1, 11000) as n;
+         update public.agents set name = name || '!'",
+    )
+    .await;
+    let client = db.connect().await;
+    assert!(!outbox::is_overgrown(&client).await.expect("looked"));
+    db.execute(
+        "update public.agents set name = name || '?'; update public.agents set name = name || '.'",
+    )
+    .await;
+    assert!(outbox::is_overgrown(&client).await.expect("looked"));
+}
