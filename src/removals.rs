@@ -16,7 +16,6 @@ use crate::config::MAX_REMOVALS;
 use crate::database::{Error, column};
 use crate::ids::AgentId;
 use crate::source::Shape;
-use crate::sql;
 
 /// `AGENT_SYNC_MAX_REMOVALS`: how many agents may lose their assistants within ten minutes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -87,8 +86,8 @@ impl Guard {
         self.max != MaxRemovals::Unlimited
     }
 
-    /// Whether there is anything to be said against these removals. Called under the agents' locks; from here to the end
-    /// of the transaction, no other worker removes anything.
+    /// Whether there is anything to be said against these removals. Called under the agents' locks. What another worker
+    /// removes at this moment is seen either as gone or, until it commits, as a pending change.
     pub async fn objection(
         &self,
         tx: &Transaction<'_>,
@@ -98,7 +97,6 @@ impl Guard {
         let Some(least) = self.max.of(0) else {
             return Ok(None);
         };
-        tx.batch_execute(sql!("lock_removals")).await?;
         let row = tx
             .query_typed_one(
                 shape.weigh_removals(),

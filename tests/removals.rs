@@ -1,6 +1,9 @@
 //! The guard before removals: what is suspiciously much is held, one error says so, and an operator can let it go.
 
-use agent_sync::config::{MAX_REMOVALS, RESYNC_INTERVAL, SCOPE};
+use agent_sync::changes::{self, bursts::Bursts};
+use agent_sync::config::{MAX_REMOVALS, RESYNC_INTERVAL, SCOPE, Settings};
+use agent_sync::syncer::Syncer;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::support::binary::{Running, command};
@@ -166,7 +169,7 @@ async fn what_is_spread_over_several_batches_and_two_workers_is_counted_before_a
     b.stop().await;
 }
 
-/// One agent that the database refuses makes the batch be halved; the halves must not be small enough.
+/// One agent that the database refuses makes the batch be halved, and the halves are not small enough for that.
 #[tokio::test]
 async fn a_batch_that_is_halved_is_still_judged_as_a_whole() {
     let db = TestDatabase::new().await;
@@ -180,11 +183,15 @@ async fn a_batch_that_is_halved_is_still_judged_as_a_whole() {
     .await;
     let gone = db.count("public.agents where status = 'draft'").await;
     assert_eq!(gone, 11);
-    let worker = TestWorker::start(&db, ALL).await;
+    let syncer = Syncer::new(db.pool(), Settings::default());
+    let stop = CancellationToken::new();
+    stop.cancel();
+    changes::drain(&syncer, &mut Bursts::default(), &stop)
+        .await
+        .expect("drained");
     db.in_state("held", gone).await;
     db.in_state("failed", 1).await;
     assert_eq!(db.assistants().await, 40);
-    worker.stop().await;
 }
 
 #[tokio::test]

@@ -29,7 +29,7 @@ use crate::doorbell::Doorbell;
 use crate::ids::{AgentId, AssistantId};
 use crate::ledger;
 use crate::plan::{self, Answer, Claim, Observed};
-use crate::removals::{Guard, Objection, Removals};
+use crate::removals::{Guard, Removals};
 use crate::scope::Scope;
 use crate::source::{Shape, Source};
 use crate::sql;
@@ -134,12 +134,10 @@ impl Syncer {
         };
 
         let (mut batch, mut failed) = (Batch::default(), Batch::default());
-        // What was too much for the whole batch stays so, however small the parts that it is halved into.
-        let mut objection = None;
         let mut chunks = vec![agents];
         while let Some(chunk) = chunks.pop() {
             let savepoint = tx.savepoint("chunk").await?;
-            let attempt = self.attempt(&savepoint, &shape, &reach, chunk, entrance, &mut objection);
+            let attempt = self.attempt(&savepoint, &shape, &reach, chunk, entrance);
             let (stage, error) = match attempt.await {
                 Ok(part) => {
                     savepoint.commit().await?;
@@ -216,7 +214,6 @@ impl Syncer {
         reach: &Reach<'_>,
         agents: &[AgentId],
         entrance: Entrance<'_>,
-        objection: &mut Option<Objection>,
     ) -> Result<Batch, (Stage, Error)> {
         let claim = entrance.claim();
         let reading = |e| (Stage::Reading, e);
@@ -278,18 +275,14 @@ impl Syncer {
         }
         let losing = work.losing();
         if !losing.is_empty() {
-            if objection.is_none() {
-                let removals = Removals {
-                    agents: &losing,
-                    batch: agents,
-                    pass: matches!(entrance, Entrance::Pass),
-                };
-                let judged = self.guard.objection(tx, shape, removals).await;
-                *objection = judged.map_err(reading)?;
-            }
-            if let Some(objection) = *objection {
-                work.object(objection);
-            }
+            // However small a part of the batch this is: the rest is among the pending changes.
+            let removals = Removals {
+                agents: &losing,
+                batch: agents,
+                pass: matches!(entrance, Entrance::Pass),
+            };
+            let judged = self.guard.objection(tx, shape, removals).await;
+            work.objection = judged.map_err(reading)?;
         }
         if work.touches_assistants() {
             // Whoever else writes assistants may hold one for long. Only we wait for that, and not for long.

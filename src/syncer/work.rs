@@ -163,11 +163,6 @@ impl<'a> Work<'a> {
         losing
     }
 
-    /// Nothing is removed, for this reason.
-    pub fn object(&mut self, objection: Objection) {
-        self.objection = Some(objection);
-    }
-
     /// An agent whose data makes no sense.
     pub fn fail(&mut self, agent: AgentId, error: String, in_scope: bool) {
         self.note(agent, Outcome::Failed(error.clone()));
