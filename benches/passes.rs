@@ -3,6 +3,8 @@
 //! `cargo bench --bench passes -- [agents]` (10,000 unless told). The floor is pure SQL: one
 //! `insert … select … on conflict` that builds the same rows (`tests/fixtures/expected.sql`), and the write-back.
 
+mod support;
+
 use std::time::{Duration, Instant};
 
 use agent_sync::config::Settings;
@@ -12,12 +14,10 @@ use agent_sync::demo::postgres::Postgres;
 use agent_sync::pass::{self, Extent};
 use agent_sync::scope::Scope;
 use agent_sync::syncer::{Summary, Syncer};
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
-const EXPECTED: &str = include_str!("../tests/fixtures/expected.sql");
-
-type AnyError = Box<dyn std::error::Error>;
+use support::{AnyError, EXPECTED, connect, data};
 
 #[tokio::main]
 async fn main() -> Result<(), AnyError> {
@@ -126,36 +126,4 @@ async fn time(
 async fn versions(client: &Client) -> Result<i64, tokio_postgres::Error> {
     let statement = "select coalesce(sum(version), 0)::int8 from langgraph_server.assistants";
     Ok(client.query_one(statement, &[]).await?.get(0))
-}
-
-async fn connect(url: &str) -> Result<Client, tokio_postgres::Error> {
-    let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
-    tokio::spawn(connection);
-    Ok(client)
-}
-
-/// Agents with prompts of 1.5 KB of words that do not compress to nothing, and 0 to 4 tools out of 200.
-fn data(agents: u32) -> String {
-    format!(
-        "insert into public.organizations (name) select 'organization ' || n from generate_series(1, 50) n;
-         insert into public.ai_models (runtime_model_name) select 'provider:model-' || n from generate_series(1, 10) n;
-         insert into public.global_ai_engines (name, language_model_id)
-           select 'engine ' || n, (select id from public.ai_models order by id offset n % 10 limit 1) from generate_series(1, 30) n;
-         insert into public.mcp_tools (tool_name, endpoint_url, auth_required)
-           select 'tool ' || n, 'https://mcp-' || n % 120 || '.example/path', n % 3 = 0 from generate_series(1, 200) n;
-         create temporary table words as select string_agg(md5(n::text), ' ') as text from generate_series(1, 400) n;
-         create temporary table o as select row_number() over () - 1 as n, id from public.organizations;
-         create temporary table e as select row_number() over () - 1 as n, id from public.global_ai_engines;
-         create temporary table t as select row_number() over () - 1 as n, id from public.mcp_tools;
-         insert into public.agents (organization_id, name, description, status, engine_id, system_prompt, sampling_params)
-           select o.id, 'agent ' || i, 'Agent number ' || i, 'active', e.id,
-             substr(words.text, 1 + i % 11000, 1500), jsonb_build_object('temperature', i % 10 / 10.0, 'max_tokens', 100 + i)
-           from generate_series(1, {agents}) i join o on o.n = i % 50 join e on e.n = i % 30, words;
-         insert into public.agent_mcp_tools
-           select a.id, t.id from (select id, row_number() over () as n from public.agents) a
-           join generate_series(1, 4) k on k <= a.n % 5
-           join t on t.n = (a.n * 7 + k * 31) % 200;
-         truncate agent_sync.outbox;
-         analyze"
-    )
 }
