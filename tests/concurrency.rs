@@ -596,8 +596,12 @@ async fn rows_that_others_hold_are_passed_over_not_waited_for() {
         .await
         .expect("no patience at all");
 
+    let agents = format!("'{{{agent}}}'");
     let left = tx
-        .query(agent_sync::sql!("write_back"), &[&vec![agent]])
+        .query_typed(
+            &agent_sync::sql!("write_back").replace(":'agents'", &agents),
+            &[],
+        )
         .await
         .expect("no wait");
     assert_eq!(left.len(), 1, "the write-back is to be tried again");

@@ -1,8 +1,8 @@
 //! What the worker needs in the database, and the triggers on the customer's tables.
 //!
 //! Our own schema is migrated in one transaction under an advisory lock. The triggers come one at a time, each in a
-//! transaction of its own that gives way after 200 ms: creating one has to lock out the table's writers, and waiting
-//! for that lock makes everybody wait who comes after us.
+//! transaction of its own that gives way at once ([`at_once`]): creating one has to lock out the table's writers, and
+//! waiting for that lock makes everybody wait who comes after us.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tokio_postgres::types::Type;
 use tracing::{info, warn};
 
-use super::{Client, Database, Error, Fault, begin, column};
+use super::{Client, Database, Error, Fault, at_once, begin, column};
 use crate::retry::Backoff;
 
 macro_rules! migration {
@@ -72,7 +72,7 @@ pub async fn migrate(database: &Database, patience: Duration) -> Result<Vec<Stri
         let missing = missing_triggers(&client).await?;
         let (mut left, mut installed) = (Vec::new(), 0);
         for trigger in missing {
-            match apply(&mut client, &trigger).await {
+            match apply(&client, &trigger).await {
                 Ok(()) => installed += 1,
                 Err(e) if e.fault() == Fault::Locked => left.push(trigger.to_string()),
                 Err(e) => return Err(e),
@@ -134,7 +134,7 @@ pub async fn uninstall(database: &Database, patience: Duration) -> Result<i64, E
     loop {
         let mut left = Vec::new();
         for trigger in triggers(&client, crate::sql!("installed_triggers")).await? {
-            match apply(&mut client, &trigger).await {
+            match apply(&client, &trigger).await {
                 Ok(()) => {}
                 Err(e) if e.fault() == Fault::Locked => left.push(trigger.to_string()),
                 Err(e) => return Err(e),
@@ -253,10 +253,8 @@ async fn triggers(client: &tokio_postgres::Client, statement: &str) -> Result<Ve
         .collect()
 }
 
-/// Waits for nobody's lock for long.
-async fn apply(client: &mut Client, trigger: &Trigger) -> Result<(), Error> {
-    let tx = begin(client).await?;
-    tx.batch_execute("set local lock_timeout = '200ms'").await?;
-    tx.batch_execute(&trigger.ddl).await?;
-    Ok(tx.commit().await?)
+/// Waits for nobody's lock for long, and lets nobody wait for it for long.
+async fn apply(client: &Client, trigger: &Trigger) -> Result<(), Error> {
+    at_once(client, &trigger.ddl).await?;
+    Ok(())
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use deadpool_postgres::{Manager, ManagerConfig, Pool, PoolError, RecyclingMethod, Timeouts};
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{IsolationLevel, Row, types};
+use tokio_postgres::{IsolationLevel, Row, SimpleQueryMessage, SimpleQueryRow, types};
 
 pub use deadpool_postgres::{Client, Transaction};
 pub use tls::Tls;
@@ -52,6 +52,15 @@ const LIMITS: &str = "select set_config('statement_timeout', '30s', true), \
      set_config('lock_timeout', '12s', true), \
      set_config('row_security', 'off', true), \
      set_config('search_path', '', true)";
+
+/// What comes before the statements of [`at_once`].
+/// - Whoever waits for our locks while we wait for another does so for less than a tenth of a second.
+/// - What the application's triggers have to say is not sent: somebody who is stopped does not read, and the server would
+///   wait before its commit until he does.
+const AT_ONCE: &str = "set transaction isolation level read committed, read write; \
+     select set_config('statement_timeout', '5s', true), \
+     set_config('lock_timeout', '50ms', true), \
+     set_config('client_min_messages', 'error', true); ";
 
 /// A pool of connections to one database.
 #[derive(Clone)]
@@ -155,32 +164,40 @@ impl DerefMut for Lease {
     }
 }
 
-/// Begins a transaction for a statement that runs the application's own triggers: only with limits of time. They must
-/// find the search path and the row-level security that they expect.
-pub async fn begin_plain(client: &mut Client) -> Result<Transaction<'_>, Error> {
-    let tx = start(client).await?;
-    tx.batch_execute(
-        "select set_config('statement_timeout', '5s', true), set_config('lock_timeout', '200ms', true), \
-         set_config('idle_in_transaction_session_timeout', '10s', true)",
-    )
-    .await?;
-    Ok(tx)
+/// Runs statements that lock what somebody else's edit could wait for, in a transaction of their own. Returns the rows of
+/// the last one that has any.
+///
+/// All of it is one message, and the server commits at its end without hearing from us again: however we are stopped,
+/// it is before or after, and never with the locks in hand. They run the application's own triggers, so only time is
+/// limited: those must find the search path and the row-level security that they expect.
+pub async fn at_once(
+    client: &tokio_postgres::Client,
+    statements: &str,
+) -> Result<Vec<SimpleQueryRow>, Error> {
+    let mut rows = Vec::new();
+    for message in client
+        .simple_query(&format!("{AT_ONCE}{statements}"))
+        .await?
+    {
+        match message {
+            SimpleQueryMessage::RowDescription(_) => rows.clear(),
+            SimpleQueryMessage::Row(row) => rows.push(row),
+            _ => {}
+        }
+    }
+    Ok(rows)
 }
 
 /// Begins a transaction: READ COMMITTED, whatever the role's default, and within our limits.
 pub async fn begin(client: &mut Client) -> Result<Transaction<'_>, Error> {
-    let tx = start(client).await?;
-    tx.batch_execute(LIMITS).await?;
-    Ok(tx)
-}
-
-async fn start(client: &mut Client) -> Result<Transaction<'_>, Error> {
     let builder = client.build_transaction();
-    Ok(builder
+    let tx = builder
         .isolation_level(IsolationLevel::ReadCommitted)
         .read_only(false)
         .start()
-        .await?)
+        .await?;
+    tx.batch_execute(LIMITS).await?;
+    Ok(tx)
 }
 
 /// A parameter and its type. Statements are sent with their types and unnamed, in one round trip: a named one would be
