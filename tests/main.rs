@@ -11,6 +11,7 @@ mod changes;
 mod commands;
 mod concurrency;
 mod convergence;
+mod customers;
 mod http;
 mod lazy_sync;
 mod limits;

@@ -8,6 +8,7 @@ pub mod eventually;
 pub mod expected;
 pub mod pgbouncer;
 pub mod proxy;
+pub mod stopper;
 pub mod worker;
 
 pub use database::{TestDatabase, uuid};
