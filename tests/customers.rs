@@ -33,7 +33,7 @@ enum Leaves {
 }
 
 /// A sync, statement by statement, in the order in which they are sent.
-const SYNC: [Step; 21] = {
+const SYNC: [Step; 22] = {
     const fn after(statement: &'static str, leaves: Leaves) -> Step {
         Step { statement, leaves }
     }
@@ -43,11 +43,12 @@ const SYNC: [Step; 21] = {
         after("set_config('row_security', 'off', true)", Transaction),
         after(sql!("claim"), Transaction),
         after(sql!("lock_agents"), Transaction),
-        after("select scope from agent_sync.settings", Transaction),
+        after(sql!("shared_settings"), Transaction),
         after("SAVEPOINT chunk", Transaction),
         // It goes out together with `read_agents`, after it.
         after(sql!("ledger_read"), TablesRead),
         after(sql!("assistants_observe"), TablesRead),
+        after(sql!("weigh_removals"), TablesRead),
         after("set local lock_timeout", TablesRead),
         after(sql!("assistants_insert"), TablesRead),
         after(sql!("assistants_update"), TablesRead),

@@ -16,7 +16,8 @@ begin
     select from pg_catalog.pg_attribute
     where attrelid = 'agent_sync.outbox'::regclass and attname = 'organization' and not attisdropped
   ) then
-    perform set_config('lock_timeout', '200ms', true);
+    -- Whoever comes after us waits for as long as we do.
+    perform set_config('lock_timeout', '50ms', true);
     lock table agent_sync.outbox in access exclusive mode;
     if exists (select from agent_sync.outbox) then
       truncate agent_sync.outbox;

@@ -174,15 +174,17 @@ async fn migrate_schema(client: &mut Client) -> Result<(), Error> {
     }
     // All of them again where only the runtime's table is gone: every script can be run twice.
     let whole = exists(tx.client(), "langgraph_server.assistants").await?;
+    let mut scripts = String::new();
     for (number, text) in MIGRATIONS
         .into_iter()
         .filter(|(number, _)| !whole || *number > version)
     {
-        tx.batch_execute(text).await?;
-        tx.batch_execute(&record(number)).await?;
-        info!(version = number, "schema agent_sync migrated");
+        scripts.extend([text, &record(number), "\n"]);
     }
+    // With its commit in the same message: should we be stopped now, nobody waits for a lock of ours.
+    tx.batch_execute(&format!("{scripts} commit")).await?;
     tx.commit().await?;
+    info!(version = LATEST, "schema agent_sync migrated");
     Ok(())
 }
 
