@@ -105,7 +105,10 @@ async fn agents_that_row_level_security_hides_do_not_lose_their_assistants() {
         .await
         .expect_err("an error, not a removal")
         .to_string();
-    assert!(error.contains("row-level security"), "{error}");
+    assert!(
+        error.contains("row-level security") && error.contains("bypassrls"),
+        "{error}"
+    );
     assert!(db.assistant(agent).await.is_some());
     db.execute(&format!("drop owned by {role}; drop role {role}"))
         .await;

@@ -266,6 +266,18 @@ impl Error {
 /// quotes the row.
 fn describe(error: &tokio_postgres::Error) -> String {
     if let Some(db) = error.as_db_error() {
+        // The server's own hint is for owners.
+        if db
+            .message()
+            .starts_with("query would be affected by row-level security")
+        {
+            return format!(
+                "{} (SQLSTATE {}): rows may be hidden from the worker's role, and hidden ones look like deleted ones, so nothing is \
+                 synced or removed. Run it as a role that bypasses row-level security (Supabase: postgres), or `alter role … bypassrls`",
+                db.message(),
+                db.code().code()
+            );
+        }
         let hint = db
             .hint()
             .map(|hint| format!("; {hint}"))
