@@ -1,8 +1,8 @@
 //! What the worker needs in the database, and the triggers on the customer's tables.
 //!
 //! Our own schema is migrated in one transaction under an advisory lock. The triggers come one at a time, each in a
-//! transaction of its own that gives way at once ([`at_once`]): creating one has to lock out the table's writers, and
-//! waiting for that lock makes everybody wait who comes after us.
+//! transaction of its own: creating one has to lock out the table's writers, and waiting for that lock makes everybody
+//! wait who comes after us. Either goes out as one message and gives way at once ([`at_once`]).
 
 use std::time::Duration;
 
@@ -51,15 +51,16 @@ pub fn script() -> String {
 /// Installs or upgrades. Idempotent, and safe when several run at once. Returns the triggers that are still missing
 /// because their tables stayed locked for longer than `patience`.
 pub async fn migrate(database: &Database, patience: Duration) -> Result<Vec<String>, Error> {
-    let mut client = database.client().await?;
+    let client = database.client().await?;
     let deadline = Instant::now() + patience;
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
-    while let Err(e) = migrate_schema(&mut client).await {
+    while let Err(e) = migrate_schema(&client).await {
         let pause = backoff.pause();
-        if e.fault() != Fault::Locked {
+        let in_the_way = e.fault() == Fault::Locked;
+        if !in_the_way && !e.is_lost_race() {
             return Err(e);
         }
-        if Instant::now() + pause > deadline {
+        if in_the_way && Instant::now() + pause > deadline {
             return Err(Error::Setup(
                 "schema agent_sync could not be upgraded, because an open transaction holds the outbox: it is needed for a moment. \
                  It is tried again; look for sessions that are idle in transaction"
@@ -161,29 +162,25 @@ pub async fn uninstall(database: &Database, patience: Duration) -> Result<i64, E
     Ok(ours)
 }
 
-async fn migrate_schema(client: &mut Client) -> Result<(), Error> {
-    if version(client).await? == LATEST && exists(client, "langgraph_server.assistants").await? {
+/// All of it in one message ([`at_once`]): should we be stopped now, nobody waits for a lock of ours.
+async fn migrate_schema(client: &Client) -> Result<(), Error> {
+    let seen = version(client).await?;
+    if seen > LATEST {
+        return Err(newer(seen));
+    }
+    // All scripts again where only the runtime's table is gone: every one can be run twice.
+    let whole = exists(client, "langgraph_server.assistants").await?;
+    if whole && seen == LATEST {
         return Ok(());
     }
-    let tx = begin(client).await?;
-    tx.batch_execute("select pg_advisory_xact_lock(hashtextextended('agent_sync.migrate', 0))")
-        .await?;
-    let version = version(tx.client()).await?;
-    if version > LATEST {
-        return Err(newer(version));
-    }
-    // All of them again where only the runtime's table is gone: every script can be run twice.
-    let whole = exists(tx.client(), "langgraph_server.assistants").await?;
-    let mut scripts = String::new();
+    let mut scripts = crate::sql!("migrate").replace(":seen", &seen.to_string());
     for (number, text) in MIGRATIONS
         .into_iter()
-        .filter(|(number, _)| !whole || *number > version)
+        .filter(|(number, _)| !whole || *number > seen)
     {
         scripts.extend([text, &record(number), "\n"]);
     }
-    // With its commit in the same message: should we be stopped now, nobody waits for a lock of ours.
-    tx.batch_execute(&format!("{scripts} commit")).await?;
-    tx.commit().await?;
+    at_once(client, &scripts).await?;
     info!(version = LATEST, "schema agent_sync migrated");
     Ok(())
 }

@@ -256,6 +256,11 @@ impl Error {
         }
     }
 
+    /// Whether somebody else was faster, and looking again is all there is to do.
+    pub fn is_lost_race(&self) -> bool {
+        matches!(self, Self::Postgres(e) if e.code() == Some(&SqlState::T_R_SERIALIZATION_FAILURE))
+    }
+
     /// Whether a table or column that we asked for is not there (any more).
     pub fn is_schema_drift(&self) -> bool {
         matches!(self, Self::Postgres(e) if matches!(e.code(), Some(&SqlState::UNDEFINED_TABLE | &SqlState::UNDEFINED_COLUMN)))
