@@ -1,39 +1,25 @@
 //! One cluster for the whole run, a database a test.
 
-use std::sync::atomic::{AtomicU32, Ordering};
-
 use agent_sync::database::{Database, DatabaseUrl};
-use agent_sync::demo::SCHEMA;
-use agent_sync::demo::postgres::Postgres;
 use serde_json::Value;
 use tokio::sync::OnceCell;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, NoTls, Row};
 use uuid::Uuid;
 
-/// The template has the Supabase-shaped schema. The cluster ends with the process: its keeper reads our pipe.
-static CLUSTER: OnceCell<Postgres> = OnceCell::const_new();
-static NUMBER: AtomicU32 = AtomicU32::new(0);
+use super::cluster::Cluster;
 
-async fn cluster() -> &'static Postgres {
+/// It ends with the process: its keeper reads our pipe.
+static CLUSTER: OnceCell<Cluster> = OnceCell::const_new();
+
+async fn cluster() -> &'static Cluster {
     CLUSTER
-        .get_or_init(|| async {
-            let postgres = Postgres::start(&[
+        .get_or_init(|| {
+            Cluster::start(&[
                 "max_connections=400",
                 "autovacuum=off",
                 "shared_preload_libraries=pg_stat_statements",
             ])
-            .await
-            .expect("a cluster");
-            postgres
-                .execute("postgres", "create database supabase")
-                .await
-                .expect("a template");
-            postgres
-                .execute("supabase", SCHEMA)
-                .await
-                .expect("the schema");
-            postgres
         })
         .await
 }
@@ -46,25 +32,20 @@ pub struct TestDatabase {
 
 impl TestDatabase {
     pub async fn new() -> Self {
-        Self::from_template("supabase").await
+        cluster().await.database().await
     }
 
     /// With nothing in it.
     pub async fn empty() -> Self {
-        Self::from_template("template0").await
+        cluster().await.database_from("template0").await
     }
 
-    async fn from_template(template: &str) -> Self {
-        let cluster = cluster().await;
-        let name = format!("test_{}", NUMBER.fetch_add(1, Ordering::Relaxed));
-        let statement = format!("create database {name} template {template}");
-        cluster
-            .execute("postgres", &statement)
-            .await
-            .expect("a database");
-        let url = cluster.url(&name);
-        let client = connect(&url).await;
-        Self { url, client }
+    /// One that exists.
+    pub async fn at(url: &str) -> Self {
+        Self {
+            url: url.to_owned(),
+            client: connect(url).await,
+        }
     }
 
     pub fn url(&self) -> DatabaseUrl {
@@ -245,12 +226,26 @@ impl TestDatabase {
     }
 }
 
-async fn connect(url: &str) -> Client {
+pub async fn connect(url: &str) -> Client {
     let (client, connection) = tokio_postgres::connect(url, NoTls)
         .await
         .expect("a connection");
     tokio::spawn(connection);
     client
+}
+
+/// Connects as soon as the server lets anybody in.
+pub async fn reconnect(url: &str) -> Client {
+    let connected = OnceCell::new();
+    super::eventually("connected", || async {
+        let (client, connection) = tokio_postgres::connect(url, NoTls)
+            .await
+            .map_err(|e| format!("{e:?}"))?;
+        tokio::spawn(connection);
+        connected.set(client).map_err(|e| e.to_string())
+    })
+    .await;
+    connected.into_inner().expect("a connection")
 }
 
 /// A readable, fixed uuid.

@@ -3,10 +3,10 @@
 
 use tokio::task::JoinSet;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{Client, Error, NoTls};
+use tokio_postgres::{Client, Error};
 
+use super::database::reconnect;
 use super::dice::Dice;
-use super::eventually;
 
 /// What became of edits.
 #[derive(Debug, Default, Clone, Copy)]
@@ -65,7 +65,7 @@ async fn editor(url: &str, mut dice: Dice, edits: u64, pause_ms: u64) -> Edited 
         }
         let mut connection = match client.take() {
             Some(connection) => connection,
-            None => connect(url).await,
+            None => reconnect(url).await,
         };
         match plan.carry_out(&mut connection).await {
             Ok(committed) => edited.committed += committed,
@@ -78,26 +78,6 @@ async fn editor(url: &str, mut dice: Dice, edits: u64, pause_ms: u64) -> Edited 
         client = Some(connection);
     }
     edited
-}
-
-/// Connects as soon as the server lets anybody in.
-async fn connect(url: &str) -> Client {
-    let connected = std::sync::Mutex::new(None);
-    eventually("an editor is connected", || async {
-        let (client, connection) = tokio_postgres::connect(url, NoTls)
-            .await
-            .map_err(|e| e.to_string())?;
-        tokio::spawn(connection);
-        // Editors that are in each other's way should find that out soon.
-        client
-            .batch_execute("set deadlock_timeout = '20ms'")
-            .await
-            .map_err(|e| e.to_string())?;
-        *connected.lock().expect("lock") = Some(client);
-        Ok(())
-    })
-    .await;
-    connected.into_inner().expect("lock").expect("connected")
 }
 
 impl Plan {
@@ -118,7 +98,11 @@ impl Plan {
     /// Returns how many edits were committed.
     async fn carry_out(&self, client: &mut Client) -> Result<u64, Stopped> {
         let lost = |_: Error| Stopped::Lost { unknown: 0 };
-        client.batch_execute("begin").await.map_err(lost)?;
+        // Editors that are in each other's way should find that out soon.
+        client
+            .batch_execute("begin; set local deadlock_timeout = '20ms'")
+            .await
+            .map_err(lost)?;
         for edit in &self.edits {
             if let Err(e) = client.batch_execute(edit).await {
                 if is_lost(&e) {

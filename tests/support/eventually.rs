@@ -9,7 +9,18 @@ const DEADLINE: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(5);
 
 /// Waits until `condition` holds, and fails with its last word when it never does.
-pub async fn eventually<F, Fut>(what: &str, mut condition: F)
+pub async fn eventually<F, Fut>(what: &str, condition: F)
+where
+    F: FnMut() -> Fut,
+    Fut: Future<Output = Result<(), String>>,
+{
+    if let Err(last) = becomes(condition).await {
+        panic!("never came true: {what}; at last: {last}");
+    }
+}
+
+/// Waits until `condition` holds. The error is its last word when it never does.
+pub async fn becomes<F, Fut>(mut condition: F) -> Result<(), String>
 where
     F: FnMut() -> Fut,
     Fut: Future<Output = Result<(), String>>,
@@ -17,10 +28,8 @@ where
     let deadline = Instant::now() + DEADLINE;
     loop {
         match condition().await {
-            Ok(()) => return,
-            Err(last) if Instant::now() > deadline => {
-                panic!("never came true: {what}; at last: {last}")
-            }
+            Ok(()) => return Ok(()),
+            Err(last) if Instant::now() > deadline => return Err(last),
             Err(_) => tokio::time::sleep(POLL).await,
         }
     }

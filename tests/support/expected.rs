@@ -7,6 +7,11 @@ const EXPECTED: &str = include_str!("../fixtures/expected.sql");
 impl TestDatabase {
     /// The ids at which assistants and agents differ: stale, missing, or left over. For scope `all`.
     pub async fn differences(&self) -> Vec<String> {
+        self.differences_but_for(&[]).await
+    }
+
+    /// The same, where these ids are somebody else's.
+    pub async fn differences_but_for(&self, foreign: &[&str]) -> Vec<String> {
         let statement = format!(
             "select coalesce(e.id, a.id) || case
                when a.id is null then ' is missing'
@@ -14,30 +19,35 @@ impl TestDatabase {
                else ' differs: ' || jsonb_build_array(to_jsonb(e), to_jsonb(a))::text end as difference
              from ({EXPECTED}) as e
              full join langgraph_server.assistants as a on a.id = e.id
-             where a.id is null or e.id is null
+             where coalesce(e.id, a.id) <> all ($2) and (a.id is null or e.id is null
                or (a.graph_id, a.name, a.description, a.config, a.metadata - 'synced_at')
                  is distinct from (e.graph_id, e.name, e.description, e.config, e.metadata)
                or not a.metadata ? 'synced_at'
-               or a.context <> '{{}}'"
+               or a.context <> '{{}}')"
         );
-        let rows = self.rows(&statement, &[&"openai:gpt-4o"]).await;
+        let rows = self.rows(&statement, &[&"openai:gpt-4o", &foreign]).await;
         rows.iter().map(|row| row.get("difference")).collect()
     }
 
     /// Waits until the outbox is empty and every assistant is what it should be.
     pub async fn converged(&self) {
-        super::eventually("every assistant equals its agent", || async {
-            let pending = self.count("agent_sync.outbox").await;
-            let differences = self.differences().await;
-            match differences.first() {
-                None if pending == 0 => Ok(()),
-                first => Err(format!(
-                    "{pending} changes pending, {} differences, {first:?}",
-                    differences.len()
-                )),
-            }
+        super::eventually("every assistant equals its agent", || {
+            self.is_converged(&[])
         })
         .await;
+    }
+
+    /// Whether it is so now; but for these ids, which are somebody else's.
+    pub async fn is_converged(&self, foreign: &[&str]) -> Result<(), String> {
+        let pending = self.count("agent_sync.outbox").await;
+        let differences = self.differences_but_for(foreign).await;
+        match differences.first() {
+            None if pending == 0 => Ok(()),
+            first => Err(format!(
+                "{pending} changes pending, {} differences, {first:?}",
+                differences.len()
+            )),
+        }
     }
 
     /// The versions of all assistants, added up: moves whenever any of them is written.

@@ -1,16 +1,18 @@
 //! What the tests share: a cluster, a database a test, a worker on it, and waiting for a condition.
 
 pub mod binary;
+pub mod cluster;
 pub mod database;
 pub mod dice;
 pub mod edits;
 pub mod eventually;
 pub mod expected;
+pub mod faults;
 pub mod pgbouncer;
 pub mod proxy;
 pub mod stopper;
 pub mod worker;
 
 pub use database::{TestDatabase, uuid};
-pub use eventually::eventually;
+pub use eventually::{becomes, eventually};
 pub use worker::TestWorker;

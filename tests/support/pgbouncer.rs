@@ -10,6 +10,7 @@ use super::TestDatabase;
 pub struct Pgbouncer {
     /// Of the same database, through the pooler.
     pub url: String,
+    pub port: u16,
     directory: PathBuf,
     _child: Child,
 }
@@ -26,7 +27,8 @@ impl Pgbouncer {
         let settings = directory.join("pgbouncer.ini");
         let text = format!(
             "[databases]\n{name} = host=127.0.0.1 port={server} user=postgres\n[pgbouncer]\nlisten_addr = 127.0.0.1\n\
-             listen_port = {port}\nunix_socket_dir =\nauth_type = any\npool_mode = transaction\ndefault_pool_size = 4\n"
+             listen_port = {port}\nunix_socket_dir =\nauth_type = any\npool_mode = transaction\ndefault_pool_size = 4\n\
+             server_login_retry = 1\n"
         );
         std::fs::write(&settings, text).expect("written");
         let mut command = Command::new("/usr/sbin/pgbouncer");
@@ -50,6 +52,7 @@ impl Pgbouncer {
         .await;
         Self {
             url,
+            port,
             directory,
             _child: child,
         }

@@ -1,60 +1,213 @@
-//! A TCP proxy before the database that can go deaf: it keeps its connections open and forwards nothing any more.
+//! A TCP proxy before the database, and what may go wrong on the way: connections that are cut, that stay open and carry
+//! nothing any more, or that are lost between a commit and its answer. And, as a session can only unlisten itself, a
+//! word slipped into a listening connection.
+
+mod wire;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, Weak};
 
-use tokio::io::copy_bidirectional;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+
+use wire::{COMMIT, Session, UNLISTEN};
 
 pub struct Proxy {
     pub address: SocketAddr,
-    stalled: Arc<watch::Sender<u64>>,
-    connections: Arc<watch::Sender<u64>>,
+    shared: Arc<Shared>,
+    /// Ends with the proxy, and all connections with it.
+    _accepting: JoinSet<()>,
+}
+
+#[derive(Default)]
+struct Shared {
+    connections: Mutex<Vec<Weak<Connection>>>,
+    accepted: AtomicU64,
+    /// To how many of the next commits the answer is to be lost.
+    to_lose: AtomicU64,
+    answers_lost: AtomicU64,
+    unlistened: AtomicU64,
+}
+
+struct Connection {
+    line: watch::Sender<Line>,
+    unlisten: Notify,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Line {
+    Carrying,
+    Stalled,
+    Cut,
 }
 
 impl Proxy {
     pub async fn before(port: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
         let address = listener.local_addr().expect("an address");
-        let (stalled, connections) = (
-            Arc::new(watch::Sender::new(0)),
-            Arc::new(watch::Sender::new(0)),
-        );
-        let (stalls, count) = (stalled.clone(), connections.clone());
-        tokio::spawn(async move {
-            while let Ok((mut near, _)) = listener.accept().await {
-                let mut stall = stalls.subscribe();
-                count.send_modify(|n| *n += 1);
-                tokio::spawn(async move {
-                    let mut far = TcpStream::connect(("127.0.0.1", port))
-                        .await
-                        .expect("the database");
-                    let stalled = tokio::select! {
-                        _ = copy_bidirectional(&mut near, &mut far) => false,
-                        _ = stall.changed() => true,
-                    };
-                    if stalled {
-                        // Both ends stay open, as when a router forgets a connection.
-                        std::future::pending::<()>().await;
-                    }
+        let shared = Arc::new(Shared::default());
+        let (ours, mut accepting) = (shared.clone(), JoinSet::new());
+        accepting.spawn(async move {
+            let mut carrying = JoinSet::new();
+            while let Ok((near, _)) = listener.accept().await {
+                let connection = Arc::new(Connection {
+                    line: watch::Sender::new(Line::Carrying),
+                    unlisten: Notify::new(),
                 });
+                ours.enter(&connection);
+                carrying.spawn(connect(near, port, connection, ours.clone()));
+                while carrying.try_join_next().is_some() {}
             }
         });
         Self {
             address,
-            stalled,
-            connections,
+            shared,
+            _accepting: accepting,
         }
     }
 
-    /// From now on, the connections that there are carry nothing. New ones do.
-    pub fn stall(&self) {
-        self.stalled.send_modify(|n| *n += 1);
+    /// From now on, the connections that there are carry nothing, and both ends stay open, as when a router forgets a
+    /// connection. New ones carry. Returns how many there were.
+    pub fn stall(&self) -> u64 {
+        self.shared.change(Line::Carrying, Line::Stalled)
+    }
+
+    /// Stalled connections carry again, with all that was said meanwhile.
+    pub fn mend(&self) -> u64 {
+        self.shared.change(Line::Stalled, Line::Carrying)
+    }
+
+    /// Stalled connections are closed at last.
+    pub fn give_up(&self) -> u64 {
+        self.shared.change(Line::Stalled, Line::Cut)
+    }
+
+    /// Closes the connections that there are, towards both sides.
+    pub fn cut(&self) -> u64 {
+        self.shared.change(Line::Carrying, Line::Cut)
+    }
+
+    /// The next commits, so many, are carried out, and instead of the answer the connection ends.
+    pub fn lose_answers(&self, commits: u64) {
+        self.shared.to_lose.store(commits, Ordering::Relaxed);
+    }
+
+    pub fn answers_lost(&self) -> u64 {
+        self.shared.answers_lost.load(Ordering::Relaxed)
+    }
+
+    /// `unlisten *` on the listening connection, as soon as it is quiet there.
+    pub fn unlisten(&self) {
+        for connection in self.shared.living() {
+            connection.unlisten.notify_one();
+        }
+    }
+
+    /// How often a listening connection was made to unlisten.
+    pub fn unlistened(&self) -> u64 {
+        self.shared.unlistened.load(Ordering::Relaxed)
     }
 
     /// How many connections there have been.
     pub fn connections(&self) -> u64 {
-        *self.connections.borrow()
+        self.shared.accepted.load(Ordering::Relaxed)
+    }
+}
+
+impl Shared {
+    fn enter(&self, connection: &Arc<Connection>) {
+        self.accepted.fetch_add(1, Ordering::Relaxed);
+        let mut connections = self.connections.lock().expect("connections");
+        connections.retain(|connection| connection.strong_count() > 0);
+        connections.push(Arc::downgrade(connection));
+    }
+
+    fn living(&self) -> Vec<Arc<Connection>> {
+        let connections = self.connections.lock().expect("connections");
+        connections.iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Returns how many lines changed.
+    fn change(&self, from: Line, to: Line) -> u64 {
+        let changed = self.living().into_iter().filter(|connection| {
+            connection.line.send_if_modified(|line| {
+                let changes = *line == from;
+                if changes {
+                    *line = to;
+                }
+                changes
+            })
+        });
+        changed.count() as u64
+    }
+
+    /// Whether the answer to this commit is one of those to lose.
+    fn loses_answer(&self) -> bool {
+        self.to_lose
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1))
+            .is_ok()
+    }
+}
+
+/// Carries until one of the ends, or the line, is gone; and then closes both.
+async fn connect(mut near: TcpStream, port: u16, connection: Arc<Connection>, shared: Arc<Shared>) {
+    // A database that is down is one that refuses.
+    let Ok(mut far) = TcpStream::connect(("127.0.0.1", port)).await else {
+        return;
+    };
+    let mut line = connection.line.subscribe();
+    tokio::select! {
+        _ = carry(&mut near, &mut far, &connection, &shared) => {}
+        _ = line.wait_for(|line| *line == Line::Cut) => {}
+    }
+}
+
+async fn carry(
+    near: &mut TcpStream,
+    far: &mut TcpStream,
+    connection: &Connection,
+    shared: &Shared,
+) -> std::io::Result<()> {
+    let mut line = connection.line.subscribe();
+    let (mut up, mut down) = (vec![0; 65_536], vec![0; 65_536]);
+    let mut session = Session::default();
+    let mut losing = false;
+    loop {
+        let stalled = *line.borrow_and_update() == Line::Stalled;
+        tokio::select! {
+            _ = line.changed() => {}
+            // What a client says to a session that is unlistening waits until that is done.
+            read = near.read(&mut up), if !stalled && !session.is_unlistening() => {
+                let said = &up[..read?];
+                if said.is_empty() {
+                    return Ok(());
+                }
+                session.client_says(said);
+                losing = losing || (said.ends_with(COMMIT) && shared.loses_answer());
+                far.write_all(said).await?;
+            }
+            read = far.read(&mut down), if !stalled => {
+                let said = &down[..read?];
+                if said.is_empty() {
+                    return Ok(());
+                }
+                if losing {
+                    shared.answers_lost.fetch_add(1, Ordering::Relaxed);
+                    return Ok(());
+                }
+                let was_unlistening = session.is_unlistening();
+                near.write_all(&session.server_says(said)).await?;
+                if was_unlistening && !session.is_unlistening() {
+                    shared.unlistened.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+            () = connection.unlisten.notified(), if !stalled && session.is_listening() => {
+                session.unlisten();
+                far.write_all(UNLISTEN).await?;
+            }
+        }
     }
 }
