@@ -1,12 +1,17 @@
-# demo · test · lint · bench: each installs what it needs and is missing.
+# demo · test · soak · lint · bench: each installs what it needs and is missing.
 
-.PHONY: demo test lint bench postgres pgbouncer
+.PHONY: demo test soak lint bench postgres pgbouncer
 
 demo: postgres
 	cargo run --quiet -- demo
 
 test: postgres pgbouncer
 	cargo test
+
+# The convergence test-bed (tests/faults.rs) over many seeds; about 3 seconds each. SEEDS=200 for more, SEED=5000 to begin
+# there instead of at 1000.
+soak: postgres pgbouncer
+	SEEDS=$(or $(SEEDS),20) cargo test --test integration -- --ignored --exact faults::soak --nocapture
 
 lint:
 	cargo fmt --check
