@@ -24,7 +24,7 @@ use crate::support::{TestDatabase, TestWorker, becomes};
 const EDITORS: u64 = 4;
 const EDITS: u64 = 60;
 /// Of each worker, and of the server.
-const FAULTS: u64 = 5;
+const FAULTS: u64 = 8;
 const FAULTS_OF_THE_SERVER: u64 = 3;
 
 /// Assistants that are not ours, each with what it claims to be. The last two stand where assistants of ours should: of

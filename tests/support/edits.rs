@@ -170,9 +170,10 @@ fn edit(dice: &mut Dice) -> String {
             "savepoint s; {}; rollback to s; release s",
             edit_agent(dice)
         ),
+        _ if dice.roll(4) > 0 => insert_agents(dice),
+        // Rarely: after a truncate everything is looked at, which makes up for whatever went wrong before.
         _ => {
             let tables = [
-                "agent_mcp_tools",
                 "agent_mcp_tools",
                 "mcp_tools cascade",
                 "agents cascade",

@@ -22,6 +22,8 @@ pub enum Fault {
     Cut,
     /// All connections of a worker stay open and carry nothing, for a while or until they are closed.
     BlackHole,
+    /// A commit never arrives, and the connection is closed.
+    LostCommit,
     /// A commit is carried out, and its answer lost together with the connection.
     LostAnswer,
     /// The listening connection listens to nothing any more.
@@ -33,11 +35,12 @@ pub enum Fault {
 }
 
 impl Fault {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Kill,
         Self::Stop,
         Self::Cut,
         Self::BlackHole,
+        Self::LostCommit,
         Self::LostAnswer,
         Self::Unlisten,
         Self::Terminate,
@@ -45,13 +48,15 @@ impl Fault {
     ];
     /// What befalls one worker. Not equally often: a new process looks at everything when it starts, and so makes up for
     /// what went wrong before.
-    const OF_A_WORKER: [Self; 10] = [
+    const OF_A_WORKER: [Self; 12] = [
         Self::Kill,
         Self::Stop,
         Self::Cut,
         Self::Cut,
         Self::BlackHole,
         Self::BlackHole,
+        Self::LostCommit,
+        Self::LostCommit,
         Self::LostAnswer,
         Self::LostAnswer,
         Self::Unlisten,
@@ -119,7 +124,7 @@ impl Victim {
     /// A schedule of so many faults. In the end all is well again, but for the connections that are gone.
     pub async fn suffer(&mut self, mut dice: Dice, faults: u64) {
         for _ in 0..faults {
-            tokio::time::sleep(dice.under(400)).await;
+            tokio::time::sleep(dice.under(300)).await;
             assert!(
                 self.is_running(),
                 "the worker has ended by itself:\n{}",
@@ -130,8 +135,11 @@ impl Victim {
             let chance = dice.roll(3);
             self.befall(fault, while_it_lasts, chance).await;
         }
+        self.proxy.lose_commits(0);
         self.proxy.lose_answers(0);
         self.proxy.give_up();
+        self.faults
+            .add(Fault::LostCommit, self.proxy.commits_lost());
         self.faults
             .add(Fault::LostAnswer, self.proxy.answers_lost());
         self.faults.add(Fault::Unlisten, self.proxy.unlistened());
@@ -163,6 +171,7 @@ impl Victim {
                     _ => {}
                 }
             }
+            Fault::LostCommit => self.proxy.lose_commits(chance + 1),
             Fault::LostAnswer => self.proxy.lose_answers(chance + 1),
             Fault::Unlisten => self.proxy.unlisten(),
             Fault::Terminate | Fault::Crash => unreachable!("not of a worker"),

@@ -1,5 +1,5 @@
 //! A TCP proxy before the database, and what may go wrong on the way: connections that are cut, that stay open and carry
-//! nothing any more, or that are lost between a commit and its answer. And, as a session can only unlisten itself, a
+//! nothing any more, or that are lost just before a commit, or between the commit and its answer. And, as a session can only unlisten itself, a
 //! word slipped into a listening connection.
 
 mod wire;
@@ -26,8 +26,11 @@ pub struct Proxy {
 struct Shared {
     connections: Mutex<Vec<Weak<Connection>>>,
     accepted: AtomicU64,
+    /// How many of the next commits are to be lost.
+    commits_to_lose: AtomicU64,
+    commits_lost: AtomicU64,
     /// To how many of the next commits the answer is to be lost.
-    to_lose: AtomicU64,
+    answers_to_lose: AtomicU64,
     answers_lost: AtomicU64,
     unlistened: AtomicU64,
 }
@@ -90,9 +93,22 @@ impl Proxy {
         self.shared.change(Line::Carrying, Line::Cut)
     }
 
+    /// The next commits, so many, never arrive: the connection ends.
+    pub fn lose_commits(&self, commits: u64) {
+        self.shared
+            .commits_to_lose
+            .store(commits, Ordering::Relaxed);
+    }
+
+    pub fn commits_lost(&self) -> u64 {
+        self.shared.commits_lost.load(Ordering::Relaxed)
+    }
+
     /// The next commits, so many, are carried out, and instead of the answer the connection ends.
     pub fn lose_answers(&self, commits: u64) {
-        self.shared.to_lose.store(commits, Ordering::Relaxed);
+        self.shared
+            .answers_to_lose
+            .store(commits, Ordering::Relaxed);
     }
 
     pub fn answers_lost(&self) -> u64 {
@@ -143,13 +159,13 @@ impl Shared {
         });
         changed.count() as u64
     }
+}
 
-    /// Whether the answer to this commit is one of those to lose.
-    fn loses_answer(&self) -> bool {
-        self.to_lose
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1))
-            .is_ok()
-    }
+/// Takes one from the number, if there is one.
+fn take(number: &AtomicU64) -> bool {
+    number
+        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1))
+        .is_ok()
 }
 
 /// Carries until one of the ends, or the line, is gone; and then closes both.
@@ -186,7 +202,13 @@ async fn carry(
                     return Ok(());
                 }
                 session.client_says(said);
-                losing = losing || (said.ends_with(COMMIT) && shared.loses_answer());
+                if said.ends_with(COMMIT) {
+                    if take(&shared.commits_to_lose) {
+                        shared.commits_lost.fetch_add(1, Ordering::Relaxed);
+                        return Ok(());
+                    }
+                    losing = take(&shared.answers_to_lose);
+                }
                 far.write_all(said).await?;
             }
             read = far.read(&mut down), if !stalled => {
