@@ -132,6 +132,12 @@ impl fmt::Display for Outcome {
 /// A database with agents, and with assistants that are not ours. Returns those.
 async fn prepare(db: &TestDatabase) -> Vec<Value> {
     db.execute(agent_sync::demo::DATA).await;
+    // Many, so that an edit that was lost is seldom made up for by the next one of the same agent.
+    db.execute(
+        "insert into public.agents (name, status, system_prompt)
+         select 'agent ' || n, 'active', 'You are ' || n from generate_series(1, 200) as n",
+    )
+    .await;
     migrations::migrate(&db.pool(), migrations::PATIENCE)
         .await
         .expect("migrated");
@@ -173,10 +179,16 @@ async fn bear(cluster: Arc<Cluster>, way: Way, seed: u64) -> Outcome {
     let dice = |n: u64| Dice::nth(1_000 + n, seed);
     // The last edits come before the last faults in one seed, after them in another.
     let pause_ms = 40 + dice(0).roll(100);
+    // In one seed processes are killed and faults hit the first passes; in another there is nothing but the outbox to make
+    // up for what goes wrong.
+    let deadly = dice(4).roll(2) == 0;
+    if !deadly {
+        tokio::join!(one.has_passed(), other.has_passed());
+    }
     let (edited, (), (), mut faults) = tokio::join!(
         edit_at_random(&url, seed, EDITORS, EDITS, pause_ms),
-        one.suffer(dice(1), FAULTS),
-        other.suffer(dice(2), FAULTS),
+        one.suffer(dice(1), FAULTS, deadly),
+        other.suffer(dice(2), FAULTS, deadly),
         befall_server(&url, &server, dice(3), FAULTS_OF_THE_SERVER),
     );
     let ended = Instant::now();
@@ -277,6 +289,10 @@ async fn bear_fixed(way: Way, seeds: u64) {
     }
     let outcome = bear_all((1..=seeds).map(|seed| (seed, way))).await;
     for fault in Fault::ALL {
+        // Behind the pooler nobody listens.
+        if (fault, way) == (Fault::Unlisten, Way::Pooled) {
+            continue;
+        }
         assert!(outcome.faults.of(fault) > 0, "no {fault:?} in all seeds");
     }
 }
@@ -288,12 +304,12 @@ fn variable(name: &str) -> Option<u64> {
 
 #[tokio::test]
 async fn every_assistant_equals_its_agent_after_faults_of_all_kinds() {
-    bear_fixed(Way::Direct, 10).await;
+    bear_fixed(Way::Direct, 18).await;
 }
 
 #[tokio::test]
 async fn and_so_it_does_behind_a_transaction_mode_pooler() {
-    bear_fixed(Way::Pooled, 5).await;
+    bear_fixed(Way::Pooled, 9).await;
 }
 
 /// `make soak`: SEEDS of them from SEED on, every third one behind a pooler.

@@ -156,8 +156,8 @@ fn any(table: &str, dice: &mut Dice) -> String {
 fn edit(dice: &mut Dice) -> String {
     match dice.roll(40) {
         0..=19 => edit_agent(dice),
-        20..=32 => edit_around_agents(dice),
-        33..=35 => edit_in_bulk(dice),
+        20..=34 => edit_around_agents(dice),
+        35 => edit_in_bulk(dice),
         36 | 37 => {
             let agent = any("agents", dice);
             let (first, second) = (dice.roll(1_000), dice.roll(1_000));
@@ -170,7 +170,7 @@ fn edit(dice: &mut Dice) -> String {
             "savepoint s; {}; rollback to s; release s",
             edit_agent(dice)
         ),
-        _ if dice.roll(4) > 0 => insert_agents(dice),
+        _ if dice.roll(8) > 0 => insert_agents(dice),
         // Rarely: after a truncate everything is looked at, which makes up for whatever went wrong before.
         _ => {
             let tables = [

@@ -10,7 +10,7 @@ use super::binary::{FREE_PORTS, Running};
 use super::cluster::Server;
 use super::database::reconnect;
 use super::dice::Dice;
-use super::proxy::Proxy;
+use super::proxy::{Commit, Proxy};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
@@ -46,10 +46,8 @@ impl Fault {
         Self::Terminate,
         Self::Crash,
     ];
-    /// What befalls one worker. Not equally often: a new process looks at everything when it starts, and so makes up for
-    /// what went wrong before.
-    const OF_A_WORKER: [Self; 12] = [
-        Self::Kill,
+    /// What befalls a worker.
+    const OF_A_WORKER: [Self; 11] = [
         Self::Stop,
         Self::Cut,
         Self::Cut,
@@ -61,6 +59,13 @@ impl Fault {
         Self::LostAnswer,
         Self::Unlisten,
         Self::Unlisten,
+    ];
+    const DEADLY: [Self; 5] = [
+        Self::Kill,
+        Self::Kill,
+        Self::Stop,
+        Self::LostCommit,
+        Self::BlackHole,
     ];
     const OF_THE_SERVER: [Self; 3] = [Self::Terminate, Self::Terminate, Self::Crash];
 }
@@ -121,8 +126,15 @@ impl Victim {
         }
     }
 
-    /// A schedule of so many faults. In the end all is well again, but for the connections that are gone.
-    pub async fn suffer(&mut self, mut dice: Dice, faults: u64) {
+    /// Waits for the first pass.
+    pub async fn has_passed(&self) {
+        self.worker.line("Startup sync summary").await;
+    }
+
+    /// A schedule of so many faults; only in a deadly one is the worker killed. (A new process looks at everything when it
+    /// starts, and so makes up for whatever went wrong before.) In the end all is well again, but for the connections that
+    /// are gone.
+    pub async fn suffer(&mut self, mut dice: Dice, faults: u64, deadly: bool) {
         for _ in 0..faults {
             tokio::time::sleep(dice.under(300)).await;
             assert!(
@@ -130,13 +142,16 @@ impl Victim {
                 "the worker has ended by itself:\n{}",
                 self.worker.output()
             );
-            let fault = dice.pick(&Fault::OF_A_WORKER);
+            let fault = if deadly && dice.roll(2) == 0 {
+                dice.pick(&Fault::DEADLY)
+            } else {
+                dice.pick(&Fault::OF_A_WORKER)
+            };
             let while_it_lasts = dice.under(600);
             let chance = dice.roll(3);
             self.befall(fault, while_it_lasts, chance).await;
         }
-        self.proxy.lose_commits(0);
-        self.proxy.lose_answers(0);
+        self.proxy.expect_commits(&[]);
         self.proxy.give_up();
         self.faults
             .add(Fault::LostCommit, self.proxy.commits_lost());
@@ -171,11 +186,19 @@ impl Victim {
                     _ => {}
                 }
             }
-            Fault::LostCommit => self.proxy.lose_commits(chance + 1),
-            Fault::LostAnswer => self.proxy.lose_answers(chance + 1),
+            Fault::LostCommit => self.expect_commits(Commit::Lost, chance),
+            Fault::LostAnswer => self.expect_commits(Commit::Unanswered, chance),
             Fault::Unlisten => self.proxy.unlisten(),
             Fault::Terminate | Fault::Crash => unreachable!("not of a worker"),
         }
+    }
+
+    /// Not always the next one: it would always be the first of those that a worker makes in a row.
+    fn expect_commits(&self, bad: Commit, chance: u64) {
+        let good = Commit::Answered;
+        let next = [[bad, bad, good], [good, bad, good], [good, good, bad]];
+        self.proxy
+            .expect_commits(&next[usize::try_from(chance).expect("small")]);
     }
 
     fn is_running(&mut self) -> bool {

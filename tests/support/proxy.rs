@@ -4,6 +4,7 @@
 
 mod wire;
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
@@ -26,11 +27,9 @@ pub struct Proxy {
 struct Shared {
     connections: Mutex<Vec<Weak<Connection>>>,
     accepted: AtomicU64,
-    /// How many of the next commits are to be lost.
-    commits_to_lose: AtomicU64,
+    /// What becomes of the next commits.
+    commits: Mutex<VecDeque<Commit>>,
     commits_lost: AtomicU64,
-    /// To how many of the next commits the answer is to be lost.
-    answers_to_lose: AtomicU64,
     answers_lost: AtomicU64,
     unlistened: AtomicU64,
 }
@@ -45,6 +44,16 @@ enum Line {
     Carrying,
     Stalled,
     Cut,
+}
+
+/// What becomes of a commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Commit {
+    Answered,
+    /// It never arrives: the connection ends.
+    Lost,
+    /// It is carried out, and instead of the answer the connection ends.
+    Unanswered,
 }
 
 impl Proxy {
@@ -93,22 +102,13 @@ impl Proxy {
         self.shared.change(Line::Carrying, Line::Cut)
     }
 
-    /// The next commits, so many, never arrive: the connection ends.
-    pub fn lose_commits(&self, commits: u64) {
-        self.shared
-            .commits_to_lose
-            .store(commits, Ordering::Relaxed);
+    /// What becomes of the next commits, on whichever connection; those that follow are answered.
+    pub fn expect_commits(&self, commits: &[Commit]) {
+        *self.shared.commits.lock().expect("commits") = commits.iter().copied().collect();
     }
 
     pub fn commits_lost(&self) -> u64 {
         self.shared.commits_lost.load(Ordering::Relaxed)
-    }
-
-    /// The next commits, so many, are carried out, and instead of the answer the connection ends.
-    pub fn lose_answers(&self, commits: u64) {
-        self.shared
-            .answers_to_lose
-            .store(commits, Ordering::Relaxed);
     }
 
     pub fn answers_lost(&self) -> u64 {
@@ -141,6 +141,11 @@ impl Shared {
         connections.push(Arc::downgrade(connection));
     }
 
+    fn next_commit(&self) -> Commit {
+        let mut commits = self.commits.lock().expect("commits");
+        commits.pop_front().unwrap_or(Commit::Answered)
+    }
+
     fn living(&self) -> Vec<Arc<Connection>> {
         let connections = self.connections.lock().expect("connections");
         connections.iter().filter_map(Weak::upgrade).collect()
@@ -159,13 +164,6 @@ impl Shared {
         });
         changed.count() as u64
     }
-}
-
-/// Takes one from the number, if there is one.
-fn take(number: &AtomicU64) -> bool {
-    number
-        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1))
-        .is_ok()
 }
 
 /// Carries until one of the ends, or the line, is gone; and then closes both.
@@ -203,11 +201,14 @@ async fn carry(
                 }
                 session.client_says(said);
                 if said.ends_with(COMMIT) {
-                    if take(&shared.commits_to_lose) {
-                        shared.commits_lost.fetch_add(1, Ordering::Relaxed);
-                        return Ok(());
+                    match shared.next_commit() {
+                        Commit::Answered => {}
+                        Commit::Lost => {
+                            shared.commits_lost.fetch_add(1, Ordering::Relaxed);
+                            return Ok(());
+                        }
+                        Commit::Unanswered => losing = true,
                     }
-                    losing = take(&shared.answers_to_lose);
                 }
                 far.write_all(said).await?;
             }
