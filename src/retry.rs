@@ -50,3 +50,33 @@ pub fn agent_delay(failures: i32) -> Duration {
     let base = AGENT_FIRST.saturating_mul(1 << doublings).min(AGENT_CAP);
     Backoff::new(base, AGENT_CAP).pause()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FIRST: Duration = Duration::from_millis(100);
+    const CAP: Duration = Duration::from_secs(30);
+
+    #[test]
+    fn pauses_double_up_to_the_cap_and_never_end() {
+        let mut backoff = Backoff::new(FIRST, CAP);
+        for doublings in 0..10_000 {
+            let exact = FIRST.saturating_mul(1 << doublings.min(20)).min(CAP);
+            let pause = backoff.pause();
+            assert!(
+                pause >= exact.mul_f64(0.79) && pause <= exact.mul_f64(1.21),
+                "{doublings}: {pause:?}"
+            );
+        }
+        backoff.reset();
+        assert!(backoff.pause() <= FIRST.mul_f64(1.21));
+    }
+
+    #[test]
+    fn workers_that_lost_the_same_database_do_not_come_back_together() {
+        let pauses: std::collections::BTreeSet<Duration> =
+            (0..100).map(|_| Backoff::new(FIRST, CAP).pause()).collect();
+        assert!(pauses.len() > 50, "{} different ones of 100", pauses.len());
+    }
+}
