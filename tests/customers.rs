@@ -14,7 +14,7 @@ use tokio_postgres::Client;
 use uuid::Uuid;
 
 use crate::support::binary::{FREE_PORTS, Running};
-use crate::support::stopper::Stopper;
+use crate::support::interceptor::Interceptor;
 use crate::support::{TestDatabase, eventually};
 
 /// A statement of the worker's, after which it is stopped.
@@ -96,7 +96,7 @@ const EDITS: [&str; 9] = [
 struct Setting {
     db: TestDatabase,
     worker: Running,
-    stopper: Stopper,
+    interceptor: Interceptor,
     changed: Uuid,
     removed: Uuid,
 }
@@ -114,9 +114,9 @@ async fn at_rest(resync: &str) -> Setting {
          insert into public.agent_mcp_tools select a.id, t.id from public.agents as a, public.mcp_tools as t",
     )
     .await;
-    let stopper = Stopper::before(&db).await;
+    let interceptor = Interceptor::before(&db).await;
     let own = [
-        (DATABASE_URL, stopper.url.as_str()),
+        (DATABASE_URL, interceptor.url.as_str()),
         (SCOPE, "all"),
         (RESYNC_INTERVAL, resync),
     ];
@@ -127,7 +127,7 @@ async fn at_rest(resync: &str) -> Setting {
     Setting {
         db,
         worker,
-        stopper,
+        interceptor,
         changed,
         removed,
     }
@@ -143,14 +143,15 @@ async fn editor(db: &TestDatabase) -> Client {
     editor
 }
 
-/// Lets this happen, and returns who waited meanwhile: an editor for the worker, or the worker for an editor.
+/// Lets this happen, and returns who waited meanwhile: an editor for the worker, or the worker for an editor. (In this
+/// database: all who ring take turns to commit, in the whole cluster.)
 async fn waiting_during(db: &TestDatabase, what: impl Future<Output = ()>) -> BTreeSet<String> {
     let watcher = db.connect().await;
     let waiting = "select waiting.query || ' waits for ' || holding.query
          from pg_stat_activity as waiting
          cross join unnest(pg_blocking_pids(waiting.pid)) as blocking (pid)
          join pg_stat_activity as holding on holding.pid = blocking.pid
-         where waiting.datname = current_database()
+         where waiting.datname = current_database() and holding.datname = current_database()
            and (waiting.application_name like 'agent-sync%') <> (holding.application_name like 'agent-sync%')";
     let (mut what, mut seen) = (pin!(what), BTreeSet::new());
     loop {
@@ -202,14 +203,14 @@ async fn stop_after(step: &Step) {
     let Setting {
         db,
         worker,
-        stopper,
+        interceptor,
         ..
     } = &setting;
     db.execute("create table public.now as select clock_timestamp() as at")
         .await;
-    stopper.stop_at(worker, step.statement);
+    interceptor.stop_at(worker, step.statement);
     db.execute(&edit(&setting)).await;
-    stopper.stopped().await;
+    interceptor.reached().await;
     let state = match step.leaves {
         Leaves::Nothing => "idle",
         _ => "idle in transaction",
@@ -288,13 +289,13 @@ async fn a_worker_that_is_stopped_while_it_puts_a_trigger_back_keeps_no_editor_w
     let Setting {
         db,
         worker,
-        stopper,
+        interceptor,
         ..
     } = at_rest("200ms").await;
-    stopper.stop_at(&worker, "create or replace trigger");
+    interceptor.stop_at(&worker, "create or replace trigger");
     db.execute("drop trigger agent_sync_update on public.agents")
         .await;
-    stopper.stopped().await;
+    interceptor.reached().await;
     eventually("the server is done with it", || async {
         let ours = "pg_stat_activity where datname = current_database() and application_name = 'agent-sync'";
         let done = db.count(&format!("{ours} and query like '%create or replace trigger%' and state like 'idle%'")).await;

@@ -12,6 +12,7 @@ mod commands;
 mod concurrency;
 mod convergence;
 mod customers;
+mod failures;
 mod faults;
 mod http;
 mod lazy_sync;

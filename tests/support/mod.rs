@@ -8,9 +8,9 @@ pub mod edits;
 pub mod eventually;
 pub mod expected;
 pub mod faults;
+pub mod interceptor;
 pub mod pgbouncer;
 pub mod proxy;
-pub mod stopper;
 pub mod worker;
 
 pub use database::{TestDatabase, uuid};
