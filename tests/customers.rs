@@ -206,8 +206,17 @@ async fn stop_after(step: &Step) {
         interceptor,
         ..
     } = &setting;
-    db.execute("create table public.now as select clock_timestamp() as at")
-        .await;
+    // With a trigger of the application's that says more than fits on the way to somebody who does not read.
+    db.execute(
+        "create table public.now as select clock_timestamp() as at;
+         create function public.say_much() returns trigger language plpgsql as $$
+         begin
+           if current_setting('application_name') = 'agent-sync' then raise notice '%', repeat('x', 10000000); end if;
+           return null;
+         end $$;
+         create trigger say_much after update on public.agents execute function public.say_much()",
+    )
+    .await;
     interceptor.stop_at(worker, step.statement);
     db.execute(&edit(&setting)).await;
     interceptor.reached().await;
