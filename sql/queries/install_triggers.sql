@@ -4,7 +4,7 @@ declare
   missing record;
   patience text := current_setting('lock_timeout');
 begin
-  perform set_config('lock_timeout', '200ms', true);
+  perform set_config('lock_timeout', '50ms', true);
   for missing in select source, ddl from agent_sync.missing_triggers() loop
     begin
       execute missing.ddl;
