@@ -1,9 +1,11 @@
 //! `migrate`: idempotent, safe when several run at once, and gentle with the customer's tables.
 
+use std::process::Stdio;
 use std::time::Duration;
 
 use agent_sync::config::{DATABASE_URL, SCOPE};
 use agent_sync::database::migrations;
+use tokio::io::AsyncWriteExt;
 
 use crate::support::binary::{Running, command};
 use crate::support::worker::request;
@@ -350,6 +352,58 @@ async fn an_upgrade_loses_no_change_and_waits_for_no_editor() {
         said.contains("an open transaction holds the outbox"),
         "{said}"
     );
+}
+
+/// `psql`, as `agent-sync migrate --print | psql` runs it: each statement is a transaction, and it goes on after an error.
+async fn psql(db: &TestDatabase, script: &str) -> String {
+    let mut psql = tokio::process::Command::new("psql")
+        .args(["--no-psqlrc", "--quiet", &db.url])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("psql starts");
+    let mut stdin = psql.stdin.take().expect("its input");
+    stdin.write_all(script.as_bytes()).await.expect("sent");
+    drop(stdin);
+    let output = tokio::time::timeout(Duration::from_secs(30), psql.wait_with_output())
+        .await
+        .expect("it waits for nobody")
+        .expect("ran");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// While a transaction that has edited an agent is open, both at an upgrade and when all is there already.
+#[tokio::test]
+async fn the_printed_script_is_all_or_nothing_and_holds_up_no_edit() {
+    let db = TestDatabase::new().await;
+    db.version_1().await;
+    let agent = db.agent("a").await;
+    let editor = db.connect().await;
+    let edit = format!("update public.agents set name = name || '!' where id = '{agent}'");
+    for version in [1, 2] {
+        editor
+            .batch_execute(&format!("begin; {edit}"))
+            .await
+            .expect("an open edit");
+        let said = psql(&db, &migrations::script()).await;
+        assert!(
+            said.contains("ERROR") && said.contains("run this again"),
+            "{said}"
+        );
+        editor.batch_execute("commit").await.expect("committed");
+        assert_eq!(db.count("agent_sync.migrations").await, version);
+        db.execute(&edit).await;
+
+        let said = psql(&db, &migrations::script()).await;
+        assert!(!said.contains("ERROR"), "{said}");
+        db.execute(&edit).await;
+        assert_eq!(
+            migrations::missing(&db.pool()).await.expect("checked"),
+            Vec::<String>::new()
+        );
+    }
 }
 
 /// Edits that are under way while a newer version is installed still call the functions of the version before.

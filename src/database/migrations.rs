@@ -37,13 +37,12 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The whole of it as one script, fit for `supabase/migrations/`.
 pub fn script() -> String {
-    let mut script = String::from("-- agent-sync: made by `agent-sync migrate --print`\n\n");
+    let mut migrations = String::new();
     for (version, text) in MIGRATIONS {
-        script.push_str(text);
-        script.push('\n');
-        script.push_str(&record(version));
-        script.push_str("\n\n");
+        migrations.extend([text, "\n", &record(version), "\n\n"]);
     }
+    let mut script = String::from("-- agent-sync: made by `agent-sync migrate --print`\n\n");
+    script.push_str(&crate::sql!("print_migrations").replace("  :migrations", &migrations));
     script.push_str(crate::sql!("install_triggers"));
     script
 }
