@@ -324,6 +324,29 @@ impl TestDatabase {
 }
 
 #[tokio::test]
+async fn an_older_version_can_be_uninstalled_and_a_newer_one_is_left_alone() {
+    let db = TestDatabase::new().await;
+    let triggers = "pg_trigger where tgname like 'agent_sync%'";
+    let schema = "pg_namespace where nspname = 'agent_sync'";
+    db.version_1().await;
+    db.execute("insert into agent_sync.migrations (version) values (999)")
+        .await;
+    let refused = migrations::uninstall(&db.pool(), Duration::ZERO)
+        .await
+        .expect_err("refused")
+        .to_string();
+    assert!(refused.contains("version 999"), "{refused}");
+    assert_eq!((db.count(triggers).await, db.count(schema).await), (20, 1));
+
+    db.execute("delete from agent_sync.migrations where version = 999")
+        .await;
+    migrations::uninstall(&db.pool(), Duration::ZERO)
+        .await
+        .expect("uninstalled");
+    assert_eq!((db.count(triggers).await, db.count(schema).await), (0, 0));
+}
+
+#[tokio::test]
 async fn an_upgrade_loses_no_change_and_waits_for_no_editor() {
     let db = TestDatabase::new().await;
     db.version_1().await;

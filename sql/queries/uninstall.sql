@@ -5,7 +5,7 @@ drop function agent_sync.missing_triggers();
 drop function agent_sync.record_rows();
 drop function agent_sync.record_update();
 drop function agent_sync.record_truncate();
-drop function agent_sync.record(text, text[], text[]);
+drop function if exists agent_sync.record(text, text[], text[]); -- since version 2
 drop function agent_sync.record(text, text[]);
 drop function agent_sync.fingerprint(text, jsonb, jsonb, text, text, jsonb);
 drop schema agent_sync;

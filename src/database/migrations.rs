@@ -129,6 +129,10 @@ pub async fn uninstall(database: &Database, patience: Duration) -> Result<i64, E
             "there is no schema agent_sync in this database".to_owned(),
         ));
     }
+    let version = version(&client).await?;
+    if version > LATEST {
+        return Err(newer(version));
+    }
     let deadline = Instant::now() + patience;
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
     loop {
