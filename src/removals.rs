@@ -47,6 +47,8 @@ pub struct Objection {
     /// How many agents would lose their assistants.
     would_go: i64,
     why: Why,
+    /// None was held before.
+    first: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,9 +111,17 @@ impl Guard {
             )
             .await?;
         let would_go = column(&row, "would_go")?;
-        let why = |why| Ok(Some(Objection { would_go, why }));
+        let first = !column::<bool>(&row, "some_are_held")?;
+        let why = |why| {
+            Ok(Some(Objection {
+                would_go,
+                why,
+                first,
+            }))
+        };
         // One agent that was the last is one edit of somebody's; a pass that finds nothing at all was shown nothing.
-        if column(&row, "source_is_empty")? && (would_go > 1 || removals.pass) {
+        let at_once: i64 = column(&row, "at_once")?;
+        if column(&row, "source_is_empty")? && (at_once > 1 || removals.pass) {
             return why(Why::SourceIsEmpty);
         }
         let ours = column::<Option<i64>>(&row, "ours")?.unwrap_or_default();
@@ -121,8 +131,12 @@ impl Guard {
         }
     }
 
-    /// Says so, once for each time that it gets worse.
+    /// Says so, once for each time that it gets worse. What was said before is over where none was held any more: agents
+    /// came back, or an operator let them go through another process.
     pub fn held(&self, objection: Objection) {
+        if objection.first {
+            self.let_go();
+        }
         if self.said.swap(objection.would_go, Ordering::Relaxed) < objection.would_go {
             error!("{objection}");
         }
@@ -136,7 +150,7 @@ impl Guard {
 
 impl fmt::Display for Objection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { would_go, why } = self;
+        let Self { would_go, why, .. } = self;
         write!(
             f,
             "removals are held, nothing is removed: {would_go} agents would lose their assistants within 10 minutes, "

@@ -221,14 +221,46 @@ async fn a_source_that_reads_as_empty_removes_nothing() {
     }
 }
 
+/// Whether an operator let the ones before go, or their agents came back.
+#[tokio::test]
+async fn the_next_time_is_said_again_even_if_it_is_fewer() {
+    let db = TestDatabase::new().await;
+    db.agents(60).await;
+    let running = Running::serve(&db, ALL);
+    running.line("Startup sync summary").await;
+    let switch_off = |n: i64| {
+        format!(
+            "update public.agents set status = 'disabled'
+             where id in (select id from public.agents where status = 'active' limit {n})"
+        )
+    };
+    db.execute(&switch_off(30)).await;
+    running.line("30 agents would lose").await;
+    let (code, said) = sync(&db, &["--scope", "all", "--allow-removals"]).await;
+    assert_eq!(code, Some(0), "{said}");
+    db.execute(&switch_off(20)).await;
+    running.line("20 agents would lose").await;
+    db.execute("update public.agents set status = 'active'")
+        .await;
+    db.converged().await;
+    db.execute(&switch_off(19)).await;
+    running.line("19 agents would lose").await;
+}
+
 /// A team's only agent may be deleted like any other.
 #[tokio::test]
 async fn the_last_agent_may_go_by_an_edit_but_not_by_a_pass() {
     let db = TestDatabase::new().await;
-    let agent = db.agent("only").await;
+    let (last_but_one, agent) = (db.agent("last but one").await, db.agent("only").await);
     let worker = TestWorker::start(&db, ALL).await;
+    db.execute(&format!(
+        "delete from public.agents where id = '{last_but_one}'"
+    ))
+    .await;
+    db.drained().await;
     db.execute("delete from public.agents").await;
     db.drained().await;
+    assert_eq!(db.assistant(last_but_one).await, None);
     assert_eq!(db.assistant(agent).await, None);
 
     let other = db.agent("other").await;

@@ -18,14 +18,16 @@ with ahead as (
         and /* status */ a.status::text = 'active' /* end */
         and /* deleted_at */ a.deleted_at is null /* end */
     )
-), together as (
-  select agent_id from agent_sync.ledger where removed_at > clock_timestamp() - interval '10 minutes'
-  union
+), going as (
   select agent_id from agent_sync.ledger where state = 'held'
   union
   select agent_id from ahead
   union
   select * from unnest($1::uuid[])
+), together as (
+  select agent_id from agent_sync.ledger where removed_at > clock_timestamp() - interval '10 minutes'
+  union
+  select agent_id from going
 )
 select t.would_go,
   case when t.would_go > $4 then (
@@ -33,5 +35,7 @@ select t.would_go,
     from agent_sync.ledger
     where content_hash is not null or removed_at > clock_timestamp() - interval '10 minutes'
   ) end as ours,
+  (select count(*) from going) as at_once,
+  exists (select from agent_sync.ledger where state = 'held') as some_are_held,
   not exists (select from public.agents) as source_is_empty
 from (select count(*) as would_go from together) as t;

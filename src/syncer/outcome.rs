@@ -97,7 +97,7 @@ impl Batch {
         self.outcomes.extend(part.outcomes);
         self.answer = self.answer.take().or(part.answer);
         self.write_back.extend(part.write_back);
-        self.objection = part.objection.or(self.objection);
+        self.objection = self.objection.or(part.objection);
         self.retries |= part.retries;
     }
 
