@@ -22,7 +22,7 @@ pub enum Command {
     Serve,
     /// Look at every agent of a scope once, sync what differs, and end
     Sync {
-        /// `all`, or `org:<uuid>[,org:<uuid>...]`; AGENT_SYNC_SCOPE if not given
+        /// `all`, or `org:<uuid>[,org:<uuid>...]`. If not given: AGENT_SYNC_SCOPE, and all that have an assistant already
         #[arg(long)]
         scope: Option<Scope>,
         /// Remove what has to be removed, however much it is, and let go what is held

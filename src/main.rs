@@ -90,6 +90,12 @@ async fn sync(
     let Some(database) = database(&config) else {
         return Ok(ExitCode::from(EXIT_CONFIGURATION));
     };
+    // A scope that is named is all that is looked at. Without one, a worker's own pass: the agents of its scope, and all
+    // that have an assistant of ours. So a removal is let go wherever it is held, and no other scope comes into being.
+    let extent = match scope {
+        Some(_) => Extent::Scope,
+        None => Extent::Reach,
+    };
     let scope = match scope.map_or(config.scope.clone(), Ok) {
         Ok(scope) => scope,
         Err(e) => {
@@ -110,7 +116,7 @@ async fn sync(
         );
     }
     let stop = stop_signal()?;
-    let summary = pass::run(&syncer, &scope, Extent::Scope, &stop).await?;
+    let summary = pass::run(&syncer, &scope, extent, &stop).await?;
     println!("Sync summary: {summary}");
     let done = summary.failed + summary.held == 0 && !stop.is_cancelled();
     Ok(if done {

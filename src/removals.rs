@@ -162,7 +162,7 @@ impl fmt::Display for Objection {
             )?,
             Why::SourceIsEmpty => f.write_str("and public.agents reads as empty")?,
         }
-        f.write_str(". If that is what you want: agent-sync sync --scope all --allow-removals")
+        f.write_str(". If that is what you want, in this worker's environment: agent-sync sync --allow-removals")
     }
 }
 

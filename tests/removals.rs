@@ -1,8 +1,9 @@
 //! The guard before removals: what is suspiciously much is held, one error says so, and an operator can let it go.
 
 use agent_sync::changes::{self, bursts::Bursts};
-use agent_sync::config::{MAX_REMOVALS, RESYNC_INTERVAL, SCOPE, Settings};
+use agent_sync::config::{MAX_REMOVALS, RESYNC_INTERVAL, ROBYN_DEV, SCOPE, Settings};
 use agent_sync::syncer::Syncer;
+use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -71,7 +72,7 @@ async fn a_bulk_removal_is_held_whole_said_once_and_let_go_by_the_command() {
         &format!("{gone} agents would lose their assistants"),
         "of 30 that have one",
         "AGENT_SYNC_MAX_REMOVALS allows 10",
-        "agent-sync sync --scope all --allow-removals",
+        "agent-sync sync --allow-removals",
     ] {
         assert!(said.contains(part), "`{part}` is not in {said}");
     }
@@ -304,6 +305,48 @@ async fn a_fifth_of_many_may_go() {
         .await;
     db.in_state("held", 1).await;
     worker.stop().await;
+}
+
+/// What the error says to do lets go whatever is held, a user's copy included, and makes nothing beyond the scope.
+#[tokio::test]
+async fn what_is_held_is_let_go_wherever_it_is_and_nothing_else_comes_of_it() {
+    let db = TestDatabase::new().await;
+    let ((one, _), (other, _)) = (db.organization().await, db.organization().await);
+    for organization in [one, other] {
+        db.execute(&format!(
+            "insert into public.agents (name, status, organization_id)
+             select 'a' || n, 'active', '{organization}' from generate_series(1, 15) as n"
+        ))
+        .await;
+    }
+    let scope = format!("org:{one}");
+    let worker = TestWorker::start(&db, &[(SCOPE, &scope), (ROBYN_DEV, "true")]).await;
+    let outside = format!("public.agents where organization_id = '{other}' and name");
+    for name in ["a1", "a2"] {
+        let agent: Uuid = db
+            .rows(&format!("select id from {outside} = '{name}'"), &[])
+            .await[0]
+            .get(0);
+        let body = json!({"metadata": {"supabase_agent_id": agent}});
+        assert_eq!(worker.create(body).await.0, 200);
+    }
+    db.execute(&format!(
+        "delete from {outside} = 'a1'; delete from public.agents where organization_id = '{one}' and name <> 'a1'"
+    ))
+    .await;
+    db.in_state("held", 15).await;
+    worker.stop().await;
+    for variables in [&[][..], &[(SCOPE, scope.as_str())]] {
+        let variables = [&[("DATABASE_URL", db.url.as_str())], variables].concat();
+        let output = command(&["sync", "--allow-removals"], &variables)
+            .output()
+            .await
+            .expect("ran");
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        assert_eq!(db.assistants().await, 2);
+    }
+    let users = "langgraph_server.assistants where metadata ->> 'owner' <> 'system'";
+    assert_eq!(db.count(users).await, 1);
 }
 
 /// The pass of the command keeps to its scope: what another organization has held stays.
