@@ -3,8 +3,9 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use agent_sync::config::{DATABASE_URL, SCOPE};
+use agent_sync::config::{DATABASE_URL, ROBYN_DEV, SCOPE};
 use agent_sync::database::migrations;
+use serde_json::json;
 use tokio::io::AsyncWriteExt;
 
 use crate::support::binary::{Running, command};
@@ -445,7 +446,7 @@ async fn what_the_version_before_calls_is_still_there() {
 async fn a_worker_whose_schema_was_upgraded_under_it_stops_writing_and_says_so() {
     let db = TestDatabase::new().await;
     let agent = db.agent("a").await;
-    let running = Running::serve(&db, &[("AGENT_SYNC_SCOPE", "all")]);
+    let running = Running::serve(&db, &[(SCOPE, "all"), (ROBYN_DEV, "true")]);
     running.line("Startup sync summary").await;
     db.execute("insert into agent_sync.migrations (version) values (999)")
         .await;
@@ -457,6 +458,16 @@ async fn a_worker_whose_schema_was_upgraded_under_it_stops_writing_and_says_so()
         "{said}"
     );
     assert_eq!(db.prompt(agent).await.as_deref(), Some("You are a."));
+    let (status, body) = request(running.admin().await, "GET", "/ready", None).await;
+    assert!(
+        status == 503 && body.to_string().contains("version 999"),
+        "{status} {body}"
+    );
+    // A client is not given an assistant of its own instead, perhaps under the id that the newer worker is about to use.
+    let body = json!({"graph_id": "agent", "metadata": {"supabase_agent_id": agent}}).to_string();
+    let answer = request(running.api().await, "POST", "/assistants", Some(&body)).await;
+    assert_eq!(answer.0, 503, "{answer:?}");
+    assert_eq!(db.count("langgraph_server.assistants").await, 1);
     db.execute("delete from agent_sync.migrations where version = 999")
         .await;
     db.converged().await;

@@ -99,7 +99,7 @@ pub async fn missing(database: &Database) -> Result<Vec<String>, Error> {
     let client = database.client().await?;
     let version = version(&client).await?;
     if version > LATEST {
-        return Err(newer(version));
+        return Err(Error::Newer(version));
     }
     let mut missing = Vec::new();
     if version < LATEST {
@@ -129,10 +129,7 @@ pub async fn uninstall(database: &Database, patience: Duration) -> Result<i64, E
             "there is no schema agent_sync in this database".to_owned(),
         ));
     }
-    let version = version(&client).await?;
-    if version > LATEST {
-        return Err(newer(version));
-    }
+    check(&client).await?;
     let deadline = Instant::now() + patience;
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
     loop {
@@ -169,7 +166,7 @@ pub async fn uninstall(database: &Database, patience: Duration) -> Result<i64, E
 async fn migrate_schema(client: &Client) -> Result<(), Error> {
     let seen = version(client).await?;
     if seen > LATEST {
-        return Err(newer(seen));
+        return Err(Error::Newer(seen));
     }
     // All scripts again where only the runtime's table is gone: every one can be run twice.
     let whole = exists(client, "langgraph_server.assistants").await?;
@@ -217,11 +214,12 @@ fn record(version: i32) -> String {
     )
 }
 
-/// What a worker says that has met the schema of a newer one.
-pub fn newer(version: i32) -> Error {
-    Error::Setup(format!(
-        "schema agent_sync is at version {version}, and this agent-sync knows only up to {LATEST}: upgrade it"
-    ))
+/// An error where the schema is a newer worker's.
+pub async fn check(client: &tokio_postgres::Client) -> Result<(), Error> {
+    match version(client).await? {
+        version if version > LATEST => Err(Error::Newer(version)),
+        _ => Ok(()),
+    }
 }
 
 struct Trigger {

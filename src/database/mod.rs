@@ -119,10 +119,10 @@ impl Database {
         }
     }
 
-    /// Whether the database answers, and if not, why.
+    /// Whether the database answers, with a schema that this worker knows or with none; and if not, why.
     pub async fn check(&self) -> Result<(), Error> {
         let client = self.client().await?;
-        client.simple_query("select 1").await?;
+        migrations::check(&client).await?;
         client.give_back();
         Ok(())
     }
@@ -217,6 +217,12 @@ pub enum Error {
     Postgres(tokio_postgres::Error),
     #[error("{0}")]
     Setup(String),
+    /// The schema is at this version, a newer worker's.
+    #[error(
+        "schema agent_sync is at version {0}, and this agent-sync knows only up to {latest}: upgrade it",
+        latest = migrations::LATEST
+    )]
+    Newer(i32),
 }
 
 /// What to do about an error. Decided here, for the whole crate.
@@ -243,7 +249,7 @@ impl Error {
     pub fn fault(&self) -> Fault {
         let code = match self {
             Self::Pool(_) => return Fault::Passing,
-            Self::Setup(_) => return Fault::Setup,
+            Self::Setup(_) | Self::Newer(_) => return Fault::Setup,
             Self::Postgres(e) => e.code().map(SqlState::code),
         };
         // By class: https://www.postgresql.org/docs/current/errcodes-appendix.html

@@ -9,7 +9,7 @@ use hyper::{Method, Request, StatusCode};
 use serde_json::json;
 
 use super::{Answer, Handle, Problem, json_answer};
-use crate::database::Database;
+use crate::database::{Database, Error};
 use crate::readiness::Readiness;
 
 /// How long the database may take to answer a probe.
@@ -56,6 +56,7 @@ impl Admin {
         let checked = tokio::time::timeout(PROBE_TIMEOUT, self.database.as_ref()?.check()).await;
         match checked {
             Ok(Ok(())) => None,
+            Ok(Err(e @ Error::Newer(_))) => Some(e.to_string()),
             Ok(Err(e)) => Some(format!("the database does not answer: {e}")),
             Err(_) => Some(format!(
                 "the database does not answer within {} s",

@@ -113,8 +113,12 @@ impl Assistants {
         };
         let batch = match syncer.sync_now(&[agent], Entrance::Request(&claim)).await {
             Ok(batch) => batch,
-            // Where the database is down, so is the store: there is nothing to make instead.
-            Err(e) if matches!(e.fault(), Fault::Passing | Fault::Locked) => {
+            // Where the database is down, so is the store: there is nothing to make instead. And what was made instead
+            // while a newer worker takes over would be in its way.
+            Err(e)
+                if matches!(e.fault(), Fault::Passing | Fault::Locked)
+                    || matches!(e, Error::Newer(_)) =>
+            {
                 return Err(problem(&e));
             }
             Err(e) => return skipped(&format!("the sync failed: {e}")),

@@ -373,7 +373,7 @@ async fn shared_scope(client: &tokio_postgres::Client) -> Result<Scope, Error> {
     let row = client.query_typed_one(sql!("shared_settings"), &[]).await?;
     let version = column(&row, "version")?;
     if version > migrations::LATEST {
-        return Err(migrations::newer(version));
+        return Err(Error::Newer(version));
     }
     scope(&row)
 }
