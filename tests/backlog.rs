@@ -65,7 +65,6 @@ async fn a_bulk_edit_of_one_organization_does_not_keep_another_ones_edit_waiting
 #[tokio::test]
 async fn every_organization_gets_its_turn_whatever_changed_and_the_oldest_get_theirs() {
     let db = TestDatabase::new().await;
-    TestWorker::start(&db, &[]).await.stop().await;
     let many = db.organization_of(2000).await;
     let (mut few, tool) = (Vec::new(), Uuid::new_v4());
     db.execute(&format!(
@@ -75,8 +74,8 @@ async fn every_organization_gets_its_turn_whatever_changed_and_the_oldest_get_th
     for _ in 0..3 {
         few.push(db.organization_of(2).await);
     }
+    TestWorker::start(&db, ALL).await.stop().await;
     let of = |organization: Uuid| format!("organization_id = '{organization}'");
-    db.execute("delete from agent_sync.outbox").await;
     for kind in ["links", "updates", "deletes"] {
         let organizations = [&[many], few.as_slice()].concat();
         for organization in organizations {

@@ -249,3 +249,61 @@ async fn an_edit_does_not_wait_for_a_worker_that_holds_everything_it_ever_holds(
     db.converged().await;
     worker.stop().await;
 }
+
+/// What whoever edits links has to do with `public.agents` is up to him alone.
+#[tokio::test]
+async fn an_edit_of_links_neither_waits_for_the_agents_nor_conflicts_with_their_editors() {
+    let db = migrated().await;
+    let (agent, other) = (db.agent("a").await, db.agent("b").await);
+    db.execute(&format!(
+        "insert into public.mcp_tools (id, tool_name) values ('{agent}', 't');
+         insert into public.agent_mcp_tools values ('{agent}', '{agent}'), ('{other}', '{agent}')"
+    ))
+    .await;
+    let editor = db.connect().await;
+    editor
+        .batch_execute("begin; lock table public.agents in access exclusive mode")
+        .await
+        .expect("locked");
+    db.execute(&format!(
+        "set statement_timeout = '5s'; delete from public.agent_mcp_tools where agent_id = '{agent}'"
+    ))
+    .await;
+    editor.batch_execute("rollback").await.expect("rolled back");
+
+    // The one reads what the other writes, and not the other way round: nothing is wrong with that.
+    let begin = "begin isolation level serializable";
+    db.execute(&format!(
+        "{begin}; delete from public.agent_mcp_tools where agent_id = '{other}'"
+    ))
+    .await;
+    editor
+        .batch_execute(&format!(
+            "{begin}; select from public.agent_mcp_tools; update public.agents set name = name || '!'"
+        ))
+        .await
+        .expect("edited");
+    db.execute("commit").await;
+    editor.batch_execute("commit").await.expect("no conflict");
+}
+
+/// An organization that could not be in an index is none that we know anything about.
+#[tokio::test]
+async fn an_organization_may_be_anything() {
+    let db = TestDatabase::empty().await;
+    db.execute("create table public.agents (id uuid primary key, organization_id text)")
+        .await;
+    TestWorker::start(&db, &[]).await.stop().await;
+    let id = Uuid::new_v4();
+    db.execute(&format!(
+        "insert into public.agents
+         select '{id}', string_agg(md5(n::text), '') from generate_series(1, 500) as n"
+    ))
+    .await;
+    db.execute("update public.agents set organization_id = 'x' || organization_id")
+        .await;
+    assert_eq!(
+        recorded(&db).await,
+        [format!("agents {id}"), format!("agents {id}")]
+    );
+}

@@ -42,7 +42,9 @@ begin
     return;
   end if;
   insert into agent_sync.outbox (source, key, organization)
-  select record.source, c.key, coalesce(c.organization, '') from unnest(keys, organizations) as c (key, organization);
+  -- Cut, as it is in an index: a value that does not fit there would fail the edit.
+  select record.source, c.key, coalesce(left(c.organization, 64), '')
+  from unnest(keys, organizations) as c (key, organization);
   perform pg_catalog.pg_notify('agent_sync', '');
 end;
 $$;
@@ -62,9 +64,10 @@ begin
         when 'agents' then
           select array_agg(r.id::text), array_agg(r.organization_id::text) into keys, organizations from rows as r;
         when 'agent_mcp_tools' then
+          -- Not from public.agents: an edit of links would wait for its locks, and conflict with its serializable editors.
           select array_agg(l.agent_id::text), array_agg(a.organization_id::text) into keys, organizations
           from (select distinct r.agent_id from rows as r where r.agent_id is not null) as l
-          left join public.agents as a on a.id = l.agent_id;
+          left join agent_sync.ledger as a on a.assistant_id = l.agent_id;
         else
           select array_agg(r.id::text) into keys from rows as r;
       end case;

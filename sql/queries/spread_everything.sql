@@ -1,7 +1,7 @@
 -- A whole table changed, or a table that can no longer be followed to its agents: every agent there is,
 -- and every agent that we made an assistant for.
 insert into agent_sync.outbox (source, key, organization)
-select 'agents', a.id::text, coalesce(/* organization */ a.organization_id::text /* end */, '')
+select 'agents', a.id::text, coalesce(left(/* organization */ a.organization_id::text /* end */, 64), '')
 from public.agents as a
 union
 select 'agents', l.agent_id::text, ''
