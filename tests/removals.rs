@@ -287,6 +287,34 @@ async fn the_limit_can_be_set_and_switched_off() {
     }
 }
 
+/// An agent that came back with data that make no sense has not come back.
+#[tokio::test]
+async fn what_went_and_then_failed_still_counts() {
+    let db = TestDatabase::new().await;
+    db.agents(30).await;
+    let worker = TestWorker::start(&db, ALL).await;
+    let gone = "where name in ('a1', 'a2', 'a3', 'a4', 'a5', 'a6', 'a7', 'a8', 'a9', 'a10')";
+    db.execute(&format!(
+        "update public.agents set status = 'disabled' {gone}"
+    ))
+    .await;
+    db.in_state("removed", 10).await;
+    db.execute(&format!(
+        "update public.agents set status = 'active', sampling_params = '1' {gone}"
+    ))
+    .await;
+    db.in_state("failed", 10).await;
+    db.execute(&format!(
+        "update public.agents set status = 'disabled' {gone}"
+    ))
+    .await;
+    db.in_state("removed", 10).await;
+    db.execute("delete from public.agents where name = 'a11'")
+        .await;
+    db.in_state("held", 1).await;
+    worker.stop().await;
+}
+
 /// Of many, a fifth may go; and so it stays while they go, although there are fewer each time.
 #[tokio::test]
 async fn a_fifth_of_many_may_go() {
