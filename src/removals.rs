@@ -162,7 +162,10 @@ impl fmt::Display for Objection {
             )?,
             Why::SourceIsEmpty => f.write_str("and public.agents reads as empty")?,
         }
-        f.write_str(". If that is what you want, in this worker's environment: agent-sync sync --allow-removals")
+        f.write_str(
+            ". If that is what you want: agent-sync sync --allow-removals, in this worker's environment (with --scope \
+             org:<uuid>, for one organization)",
+        )
     }
 }
 
