@@ -9,7 +9,7 @@ use tokio_postgres::types::Type;
 use tracing::warn;
 use uuid::Uuid;
 
-use crate::database::{Error, column};
+use crate::database::{Error, Param, column};
 use crate::ids::AgentId;
 use crate::source::Shape;
 use crate::sql;
@@ -23,6 +23,8 @@ pub struct Claimed {
     pub senseless: Vec<i64>,
     /// There is probably more than one batch.
     pub many: bool,
+    /// The organization whose turn was last ([`Order::Turns`]).
+    pub turn: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,36 +65,39 @@ impl Claimed {
 
 /// In which order changes are claimed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Order {
+pub enum Order<'a> {
     /// The oldest first.
     Age,
     /// A part of them from each organization, so that a bulk edit of one does not keep another waiting. Costs more, and
-    /// is of use only where there is more than one batch.
-    Turns,
+    /// is of use only where there is more than one batch. `after` the one whose turn was last.
+    Turns { after: &'a str },
 }
 
 /// Claims up to `limit` changes that are due, of agents that are not to be left for later.
 pub async fn claim(
     tx: &Transaction<'_>,
-    order: Order,
+    order: Order<'_>,
     later: &[AgentId],
     limit: usize,
 ) -> Result<Claimed, Error> {
     let later: Vec<String> = later.iter().map(ToString::to_string).collect();
-    let statement = match order {
-        Order::Age => sql!("claim"),
-        Order::Turns => sql!("claim_in_turns"),
-    };
     let at_most = i64::try_from(limit).unwrap_or(i64::MAX);
-    let rows = tx
-        .query_typed(
-            statement,
-            &[(&later, Type::TEXT_ARRAY), (&at_most, Type::INT8)],
-        )
-        .await?;
+    let mut params: Vec<Param<'_>> = vec![(&later, Type::TEXT_ARRAY), (&at_most, Type::INT8)];
+    let rows = match &order {
+        Order::Age => tx.query_typed(sql!("claim"), &params).await?,
+        Order::Turns { after } => {
+            params.push((after, Type::TEXT));
+            tx.query_typed(sql!("claim_in_turns"), &params).await?
+        }
+    };
+    let turn = match (order, rows.first()) {
+        (Order::Turns { .. }, Some(row)) => column(row, "turn")?,
+        _ => None,
+    };
     let mut claimed = Claimed {
         // Those in turn and the oldest may be the same.
         many: rows.len() >= limit / 2,
+        turn,
         ..Claimed::default()
     };
     for row in rows {

@@ -90,7 +90,7 @@ async fn every_organization_gets_its_turn_whatever_changed_and_the_oldest_get_th
         let pool = db.pool();
         let mut client = pool.client().await.expect("a connection");
         let tx = begin(&mut client).await.expect("begun");
-        let claimed = outbox::claim(&tx, Order::Turns, &[], 100)
+        let claimed = outbox::claim(&tx, Order::Turns { after: "" }, &[], 100)
             .await
             .expect("claimed");
         for organization in &few {
@@ -102,13 +102,46 @@ async fn every_organization_gets_its_turn_whatever_changed_and_the_oldest_get_th
         let other_pool = db.pool();
         let mut other = other_pool.client().await.expect("a connection");
         let other = begin(&mut other).await.expect("begun");
-        let others = outbox::claim(&other, Order::Turns, &[], 100)
+        let others = outbox::claim(&other, Order::Turns { after: "" }, &[], 100)
             .await
             .expect("claimed");
         assert_eq!(claimed_of(&db, &others, many).await, 80, "{kind}");
         tx.rollback().await.expect("rolled back");
         other.rollback().await.expect("rolled back");
         db.execute("delete from agent_sync.outbox").await;
+    }
+}
+
+/// There is one place for every five rows.
+#[tokio::test]
+async fn more_organizations_than_there_are_places_get_their_turns_one_batch_after_the_other() {
+    let db = TestDatabase::new().await;
+    TestWorker::start(&db, &[]).await.stop().await;
+    db.organization_of(500).await;
+    let mut others = Vec::new();
+    for _ in 0..25 {
+        others.push(db.organization_of(1).await);
+    }
+    let (pool, mut turn, mut missing) = (db.pool(), String::new(), others);
+    let mut client = pool.client().await.expect("a connection");
+    for left in [16, 6, 0] {
+        let tx = begin(&mut client).await.expect("begun");
+        let claimed = outbox::claim(&tx, Order::Turns { after: &turn }, &[], 50)
+            .await
+            .expect("claimed");
+        assert!(claimed.many);
+        turn = claimed.turn.clone().expect("a turn");
+        let mut waiting = Vec::new();
+        for organization in missing {
+            if claimed_of(&db, &claimed, organization).await == 0 {
+                waiting.push(organization);
+            }
+        }
+        // Of the one with many agents, too, it is the turn once a round.
+        assert!(waiting.len() <= left, "{} of {left}", waiting.len());
+        missing = waiting;
+        outbox::settle(&tx, &claimed).await.expect("settled");
+        tx.commit().await.expect("committed");
     }
 }
 

@@ -1,17 +1,19 @@
--- $1 text[]: agents to leave for later (a burst of edits is still going on); $2 bigint: how many rows at most.
+-- $1 text[]: agents to leave for later (a burst of edits is still going on); $2 bigint: how many rows at most; $3 text: the
+-- organization whose turn was last.
 -- As claim.sql, for when there is more than one batch: a fifth of it goes to the organizations in turn, so that none
--- waits behind the bulk edit of another; the rest to the oldest changes, so that none waits for ever.
-with recursive organizations as (
+-- waits behind the bulk edit of another; the rest to the oldest changes, so that none waits for ever. The turns go on where
+-- the last batch has left off, as there may be more organizations than places.
+with recursive next_ones as (
   (
     select organization, 1 as number
     from agent_sync.outbox
-    where source in ('agents', 'agent_mcp_tools') and key is not null
+    where source in ('agents', 'agent_mcp_tools') and key is not null and organization > $3
     order by organization
     limit 1
   )
   union all
   select next.organization, o.number + 1
-  from organizations as o
+  from next_ones as o
   cross join lateral (
     select organization
     from agent_sync.outbox
@@ -20,6 +22,31 @@ with recursive organizations as (
     limit 1
   ) as next
   where o.number < $2 / 5
+), first_ones as (
+  (
+    select organization, 1 as number
+    from agent_sync.outbox
+    where source in ('agents', 'agent_mcp_tools') and key is not null and organization <= $3
+    order by organization
+    limit 1
+  )
+  union all
+  select next.organization, o.number + 1
+  from first_ones as o
+  cross join lateral (
+    select organization
+    from agent_sync.outbox
+    where source in ('agents', 'agent_mcp_tools') and key is not null
+      and organization > o.organization and organization <= $3
+    order by organization
+    limit 1
+  ) as next
+  where o.number < $2 / 5
+), organizations as (
+  select round, organization
+  from (select 1 as round, organization from next_ones union all select 2, organization from first_ones) as o
+  order by round, organization
+  limit $2 / 5
 ), in_turn as (
   select t.id, t.key, t.changed_at, t.due_at
   from organizations as o
@@ -46,6 +73,7 @@ with recursive organizations as (
 )
 select id, key,
   (extract(epoch from clock_timestamp() - changed_at) * 1000)::bigint as age_ms,
-  due_at > '-infinity' as retry
+  due_at > '-infinity' as retry,
+  (select organization from organizations order by round desc, organization desc limit 1) as turn
 from (select * from in_turn union select * from oldest) as claimed
 order by id;

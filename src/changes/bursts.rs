@@ -120,6 +120,7 @@ mod tests {
             changes: [(AGENT, changes)].into(),
             senseless: Vec::new(),
             many: false,
+            turn: None,
         }
     }
 

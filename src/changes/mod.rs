@@ -86,9 +86,13 @@ pub async fn drain(
     shutdown: &CancellationToken,
 ) -> Result<Drained, Error> {
     let mut client = syncer.database.client().await?;
-    let (mut order, mut overdue) = (Order::Age, 0);
+    let (mut in_turns, mut turn, mut overdue) = (false, String::new(), 0);
     let mut looked_for_growth = false;
     loop {
+        let order = match in_turns {
+            true => Order::Turns { after: &turn },
+            false => Order::Age,
+        };
         let step = async {
             let drained = drain_batch(syncer, &mut client, bursts, order).await?;
             // After each batch, so that edits of agents, however many, never keep a tool's change waiting.
@@ -103,14 +107,11 @@ pub async fn drain(
                 if drained.many && !std::mem::replace(&mut looked_for_growth, true) {
                     collapse(syncer, &mut client, shutdown).await?;
                 }
-                order = if drained.many {
-                    Order::Turns
-                } else {
-                    Order::Age
-                };
+                in_turns = drained.many;
+                turn = drained.turn.unwrap_or(turn);
             }
             // Another worker may have those whose turn it is.
-            None if order == Order::Turns => order = Order::Age,
+            None if in_turns => in_turns = false,
             None => {
                 bursts.calm(Instant::now());
                 if !spread {
@@ -140,6 +141,8 @@ struct DrainedBatch {
     overdue: usize,
     /// There are probably more.
     many: bool,
+    /// The organization whose turn was last.
+    turn: Option<String>,
 }
 
 /// Syncs the agents of some changes. `None` when there was nothing to take.
@@ -147,7 +150,7 @@ async fn drain_batch(
     syncer: &Syncer,
     client: &mut Client,
     bursts: &mut Bursts,
-    order: Order,
+    order: Order<'_>,
 ) -> Result<Option<DrainedBatch>, Error> {
     let mut tx = begin(client).await?;
     let held = bursts.held(Instant::now());
@@ -160,6 +163,7 @@ async fn drain_batch(
     let drained = DrainedBatch {
         overdue: claimed.overdue(OVERDUE),
         many: claimed.many,
+        turn: claimed.turn.clone(),
     };
     if claimed.is_empty() {
         // Only agents that are being edited right now. Their changes stay where they are, and the next claim passes
