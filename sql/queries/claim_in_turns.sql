@@ -3,50 +3,28 @@
 -- As claim.sql, for when there is more than one batch: a fifth of it goes to the organizations in turn, so that none
 -- waits behind the bulk edit of another; the rest to the oldest changes, so that none waits for ever. The turns go on where
 -- the last batch has left off, as there may be more organizations than places.
-with recursive next_ones as (
-  (
-    select organization, 1 as number
-    from agent_sync.outbox
-    where source in ('agents', 'agent_mcp_tools') and key is not null and organization > $3
-    order by organization
-    limit 1
+with recursive circle as (
+  select $3::text as organization
+  union -- not `all`: it ends when it has come round
+  select coalesce(
+    (
+      select organization
+      from agent_sync.outbox
+      where source in ('agents', 'agent_mcp_tools') and key is not null and organization > c.organization
+      order by organization
+      limit 1
+    ),
+    (
+      select organization
+      from agent_sync.outbox
+      where source in ('agents', 'agent_mcp_tools') and key is not null
+      order by organization
+      limit 1
+    )
   )
-  union all
-  select next.organization, o.number + 1
-  from next_ones as o
-  cross join lateral (
-    select organization
-    from agent_sync.outbox
-    where source in ('agents', 'agent_mcp_tools') and key is not null and organization > o.organization
-    order by organization
-    limit 1
-  ) as next
-  where o.number < $2 / 5
-), first_ones as (
-  (
-    select organization, 1 as number
-    from agent_sync.outbox
-    where source in ('agents', 'agent_mcp_tools') and key is not null and organization <= $3
-    order by organization
-    limit 1
-  )
-  union all
-  select next.organization, o.number + 1
-  from first_ones as o
-  cross join lateral (
-    select organization
-    from agent_sync.outbox
-    where source in ('agents', 'agent_mcp_tools') and key is not null
-      and organization > o.organization and organization <= $3
-    order by organization
-    limit 1
-  ) as next
-  where o.number < $2 / 5
+  from circle as c
 ), organizations as (
-  select round, organization
-  from (select 1 as round, organization from next_ones union all select 2, organization from first_ones) as o
-  order by round, organization
-  limit $2 / 5
+  select organization, row_number() over () as place from (select organization from circle limit $2 / 5) as c
 ), in_turn as (
   select t.id, t.key, t.changed_at, t.due_at
   from organizations as o
@@ -74,6 +52,6 @@ with recursive next_ones as (
 select id, key,
   (extract(epoch from clock_timestamp() - changed_at) * 1000)::bigint as age_ms,
   due_at > '-infinity' as retry,
-  (select organization from organizations order by round desc, organization desc limit 1) as turn
+  (select organization from organizations order by place desc limit 1) as turn
 from (select * from in_turn union select * from oldest) as claimed
 order by id;
