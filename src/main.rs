@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use agent_sync::cli::{Cli, Command};
-use agent_sync::config::{Config, DATABASE_URL, SCOPE, Variables};
+use agent_sync::config::{Config, DATABASE_URL, ON_REMOVE, OnRemove, SCOPE, Variables};
 use agent_sync::database::{Database, migrations};
 use agent_sync::pass::{self, Extent};
 use agent_sync::removals::MaxRemovals;
@@ -104,6 +104,9 @@ async fn sync(
         }
     };
     config.sync.scope = scope.clone();
+    if allow_removals && config.sync.on_remove == OnRemove::Keep {
+        warn!("{ON_REMOVE}=keep: nothing is removed, whatever is allowed");
+    }
     if allow_removals {
         config.sync.max_removals = MaxRemovals::Unlimited;
     }

@@ -1,18 +1,21 @@
-//! What `/ready` says: has the first pass ended, and if not, what it is waiting for.
+//! What `/ready` says: has the first pass ended, and if not, what it is waiting for; and does the change loop work.
 
 use std::sync::{Mutex, PoisonError};
 
-/// A latch. Whether the database answers is asked anew each time; this is what cannot be asked.
+/// Whether the database answers is asked anew each time; this is what cannot be asked.
 #[derive(Debug)]
 pub struct Readiness {
-    /// `None` once the first pass has ended or was skipped.
+    /// A latch: `None` once the first pass has ended or was skipped.
     waiting_for: Mutex<Option<String>>,
+    /// Why changes do not reach their assistants at the moment.
+    stuck: Mutex<Option<String>>,
 }
 
 impl Default for Readiness {
     fn default() -> Self {
         Self {
             waiting_for: Mutex::new(Some("starting".to_owned())),
+            stuck: Mutex::default(),
         }
     }
 }
@@ -20,24 +23,32 @@ impl Default for Readiness {
 impl Readiness {
     /// The first pass has not ended, because of this.
     pub fn waiting_for(&self, reason: impl Into<String>) {
-        if let Some(waiting_for) = self.lock().as_mut() {
+        if let Some(waiting_for) = lock(&self.waiting_for).as_mut() {
             *waiting_for = reason.into();
         }
     }
 
     /// The first pass has ended, or was skipped. There is no way back.
     pub fn first_pass_ended(&self) {
-        self.lock().take();
+        lock(&self.waiting_for).take();
+    }
+
+    /// The change loop cannot work, because of this; or it can.
+    pub fn change_loop(&self, stuck: Option<String>) {
+        *lock(&self.stuck) = stuck;
     }
 
     /// Why not yet.
     pub fn pending(&self) -> Option<String> {
-        self.lock().clone()
+        lock(&self.waiting_for).clone()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<String>> {
-        self.waiting_for
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    /// Why not now.
+    pub fn stuck(&self) -> Option<String> {
+        lock(&self.stuck).clone()
     }
+}
+
+fn lock(reason: &Mutex<Option<String>>) -> std::sync::MutexGuard<'_, Option<String>> {
+    reason.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -177,7 +177,7 @@ async fn keep_synced(
     let work = async {
         tokio::join!(
             passes(config, syncer, readiness, left, shutdown),
-            changes::run(syncer, shutdown),
+            changes::run(syncer, readiness, shutdown),
         )
     };
     // The work ends by itself, after the batch in hand; the other two may be dropped at any point.

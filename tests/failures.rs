@@ -9,6 +9,7 @@ use agent_sync::database::{Database, DatabaseUrl};
 use agent_sync::demo::SCHEMA;
 use agent_sync::demo::postgres::Postgres;
 use agent_sync::doorbell::{Doorbell, State};
+use agent_sync::readiness::Readiness;
 use agent_sync::sql;
 use agent_sync::syncer::Syncer;
 use tokio_postgres::NoTls;
@@ -16,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::support::binary::{FREE_PORTS, Running};
 use crate::support::interceptor::Interceptor;
+use crate::support::worker::request;
 use crate::support::{TestDatabase, TestWorker, eventually};
 
 const ALL: &[(&str, &str)] = &[(SCOPE, "all")];
@@ -206,7 +208,7 @@ async fn unannounced_changes_are_counted() {
     let stop = CancellationToken::new();
     let running = tokio::spawn({
         let (syncer, stop) = (syncer.clone(), stop.clone());
-        async move { changes::run(&syncer, &stop).await }
+        async move { changes::run(&syncer, &Readiness::default(), &stop).await }
     });
     eventually("the loop has looked and waits", || async {
         let waiting = "pg_stat_activity where datname = current_database() and application_name = 'agent-sync'
@@ -336,4 +338,31 @@ async fn a_password_is_never_printed() {
     for output in printed {
         assert!(!output.contains("canary-password"), "{output}");
     }
+}
+
+#[tokio::test]
+async fn a_worker_whose_change_loop_cannot_work_is_not_ready() {
+    let db = TestDatabase::new().await;
+    let agent = db.agent("a").await;
+    let worker = TestWorker::start(&db, ALL).await;
+    db.execute("alter table agent_sync.outbox rename to mislaid; notify agent_sync")
+        .await;
+    let says = async |expected: &str| {
+        eventually(&format!("/ready says {expected}"), || async {
+            let (status, body) = request(worker.admin, "GET", "/ready", None).await;
+            let said = format!("{status} {body}");
+            if said.contains(expected) {
+                Ok(())
+            } else {
+                Err(said)
+            }
+        })
+        .await;
+    };
+    says("the change loop cannot work").await;
+    db.execute("alter table agent_sync.mislaid rename to outbox; update public.agents set system_prompt = 'found again'")
+        .await;
+    db.prompted(agent, "found again").await;
+    says("200").await;
+    worker.stop().await;
 }

@@ -408,3 +408,40 @@ async fn the_command_syncs_the_scope_it_is_given_and_no_other() {
         "{said}"
     );
 }
+
+/// Somebody deletes by hand what is held: then there is nothing left to hold.
+#[tokio::test]
+async fn what_is_held_and_deleted_by_hand_is_not_held_any_more() {
+    let db = TestDatabase::new().await;
+    db.agents(20).await;
+    let worker = TestWorker::start(&db, ALL).await;
+    db.execute("update public.agents set status = 'draft' where name <> 'a20'")
+        .await;
+    db.in_state("held", 19).await;
+    worker.stop().await;
+    db.execute("delete from langgraph_server.assistants where name <> 'a20'")
+        .await;
+    let (code, said) = sync(&db, &["--scope", "all"]).await;
+    assert_eq!(code, Some(0), "{said}");
+    db.in_state("removed", 19).await;
+}
+
+#[tokio::test]
+async fn a_worker_that_keeps_everything_says_so_when_removals_are_allowed() {
+    let db = TestDatabase::new().await;
+    let output = command(
+        &["sync", "--allow-removals"],
+        &[
+            ("DATABASE_URL", db.url.as_str()),
+            ("AGENT_SYNC_ON_REMOVE", "keep"),
+        ],
+    )
+    .output()
+    .await
+    .expect("ran");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        said.contains("AGENT_SYNC_ON_REMOVE=keep: nothing is removed"),
+        "{said}"
+    );
+}

@@ -1,7 +1,8 @@
 -- agent-sync, version 2: what the guard before removals needs to know, and the organization of each change, so that
 -- organizations take turns.
 
--- A worker of the version before goes on meanwhile; it stops by itself once this is committed.
+-- A worker of version 1 goes on meanwhile and afterwards, but knows nothing of the guard. (From version 2 on, a worker that
+-- meets a newer schema stops writing.)
 alter table agent_sync.ledger add column if not exists organization_id uuid; -- the agent's, when last written
 -- When the assistant was removed under the guard's eyes; null where an operator had allowed it.
 alter table agent_sync.ledger add column if not exists removed_at timestamptz;

@@ -3,6 +3,7 @@
 pub mod bursts;
 pub mod listener;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -12,7 +13,9 @@ use tracing::{error, info};
 use crate::database::{BATCH, Client, DEADLINE, Error, begin};
 use crate::doorbell::State;
 use crate::outbox::{self, Order};
+use crate::readiness::Readiness;
 use crate::retry::Backoff;
+use crate::source::Shape;
 use crate::syncer::{Entrance, Syncer};
 use bursts::Bursts;
 
@@ -26,17 +29,17 @@ const OVERDUE: Duration = Duration::from_secs(5);
 /// after the batch in hand once `shutdown` is called.
 ///
 /// [`Doorbell::wait`]: crate::doorbell::Doorbell::wait
-pub async fn run(syncer: &Syncer, shutdown: &CancellationToken) {
+pub async fn run(syncer: &Syncer, readiness: &Readiness, shutdown: &CancellationToken) {
     let mut bursts = Bursts::default();
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(30));
     let mut failing = false;
     let mut rang = true;
-    let mut looked = Instant::now();
+    let (mut looked, mut seen) = (None::<Instant>, None);
     while !shutdown.is_cancelled() {
         let worked = async {
-            if looked.elapsed() >= LOOK_AROUND {
-                look_around(syncer).await?;
-                looked = Instant::now();
+            if looked.is_none_or(|at| at.elapsed() >= LOOK_AROUND) {
+                look_around(syncer, &mut seen).await?;
+                looked = Some(Instant::now());
             }
             drain(syncer, &mut bursts, shutdown).await
         };
@@ -46,6 +49,7 @@ pub async fn run(syncer: &Syncer, shutdown: &CancellationToken) {
                     info!("the change loop is working again");
                 }
                 failing = false;
+                readiness.change_loop(None);
                 backoff.reset();
                 if !rang && drained.overdue > 0 && syncer.doorbell.state() == State::Listening {
                     syncer.doorbell.missed(drained.overdue);
@@ -60,6 +64,7 @@ pub async fn run(syncer: &Syncer, shutdown: &CancellationToken) {
                     error!(error = %e, "the change loop cannot work; it keeps trying, nothing is lost");
                 }
                 failing = true;
+                readiness.change_loop(Some(format!("the change loop cannot work: {e}")));
                 // Not sooner for a bell: it rings just as well while nothing works.
                 tokio::select! {
                     () = tokio::time::sleep(backoff.pause()) => {}
@@ -232,14 +237,16 @@ async fn spread(syncer: &Syncer, client: &mut Client) -> Result<bool, Error> {
     Ok(spread)
 }
 
-/// A table or column that appeared or went changes what agents map to, and no trigger says so.
-pub async fn look_around(syncer: &Syncer) -> Result<(), Error> {
+/// A table or column that appeared or went changes what agents map to, and no trigger says so. `seen` is what the tables
+/// looked like last time.
+pub async fn look_around(syncer: &Syncer, seen: &mut Option<Arc<Shape>>) -> Result<(), Error> {
     let looking = async {
         let client = syncer.database.client().await?;
-        let before = syncer.source.shape(&client).await?;
-        if syncer.source.inspect(&client).await? != before {
+        let now = syncer.source.inspect(&client).await?;
+        if seen.as_ref().is_some_and(|before| *before != now) {
             outbox::everything_changed(&client).await?;
         }
+        *seen = Some(now);
         client.give_back();
         Ok(())
     };

@@ -189,6 +189,10 @@ async fn version(client: &tokio_postgres::Client) -> Result<i32, Error> {
     if !exists(client, "agent_sync.migrations").await? {
         return Ok(0);
     }
+    recorded(client).await
+}
+
+async fn recorded(client: &tokio_postgres::Client) -> Result<i32, Error> {
     let row = client
         .query_typed_one(
             "select coalesce(max(version), 0) as version from agent_sync.migrations",
@@ -214,9 +218,9 @@ fn record(version: i32) -> String {
     )
 }
 
-/// An error where the schema is a newer worker's.
+/// An error where the schema is a newer worker's, or there is none.
 pub async fn check(client: &tokio_postgres::Client) -> Result<(), Error> {
-    match version(client).await? {
+    match recorded(client).await? {
         version if version > LATEST => Err(Error::Newer(version)),
         _ => Ok(()),
     }

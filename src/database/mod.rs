@@ -119,8 +119,16 @@ impl Database {
         }
     }
 
-    /// Whether the database answers, with a schema that this worker knows or with none; and if not, why.
+    /// Whether the database answers, and if not, why.
     pub async fn check(&self) -> Result<(), Error> {
+        let client = self.client().await?;
+        client.simple_query("select 1").await?;
+        client.give_back();
+        Ok(())
+    }
+
+    /// The same, where the schema is in place: whether it is one that this worker knows.
+    pub async fn check_schema(&self) -> Result<(), Error> {
         let client = self.client().await?;
         migrations::check(&client).await?;
         client.give_back();

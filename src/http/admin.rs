@@ -1,4 +1,5 @@
-//! The admin server: `/live` (the process answers) and `/ready` (the first pass has ended and the database answers).
+//! The admin server: `/live` (the process answers) and `/ready` (the first pass has ended, and the database answers with a schema
+//! that this worker knows).
 //! Liveness never depends on the database: restarting the worker does not mend it.
 
 use std::sync::Arc;
@@ -37,7 +38,11 @@ impl Handle for Admin {
 
 impl Admin {
     async fn ready(&self) -> Answer {
-        let reasons: Vec<String> = [self.readiness.pending(), self.unreachable().await]
+        let pending = self.readiness.pending();
+        let unreachable = self.unreachable(pending.is_none()).await;
+        // Where the database is away, so is the change loop.
+        let stuck = || self.readiness.stuck();
+        let reasons: Vec<String> = [pending, unreachable.or_else(stuck)]
             .into_iter()
             .flatten()
             .collect();
@@ -52,8 +57,15 @@ impl Admin {
         )
     }
 
-    async fn unreachable(&self) -> Option<String> {
-        let checked = tokio::time::timeout(PROBE_TIMEOUT, self.database.as_ref()?.check()).await;
+    async fn unreachable(&self, is_set_up: bool) -> Option<String> {
+        let database = self.database.as_ref()?;
+        let checking = async {
+            match is_set_up {
+                true => database.check_schema().await,
+                false => database.check().await,
+            }
+        };
+        let checked = tokio::time::timeout(PROBE_TIMEOUT, checking).await;
         match checked {
             Ok(Ok(())) => None,
             Ok(Err(e @ Error::Newer(_))) => Some(e.to_string()),

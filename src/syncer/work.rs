@@ -141,7 +141,8 @@ impl<'a> Work<'a> {
                 State::Synced | State::Failed | State::Held => self.off.push(Off {
                     agent,
                     assistant: entry.assistant_id,
-                    stands: entry.content_hash.is_some(),
+                    stands: entry.content_hash.is_some()
+                        && observed.existing.contains_key(&entry.assistant_id),
                     held: entry.state == State::Held,
                 }),
             }
