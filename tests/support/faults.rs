@@ -10,6 +10,7 @@ use super::binary::{FREE_PORTS, Running};
 use super::cluster::Server;
 use super::database::reconnect;
 use super::dice::Dice;
+use super::eventually;
 use super::proxy::{Commit, Proxy};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -175,7 +176,7 @@ impl Victim {
                 self.worker.signal("-CONT");
                 self.faults.add(fault, 1);
             }
-            Fault::Cut => self.faults.add(fault, self.proxy.cut().min(1)),
+            Fault::Cut => self.cut(),
             Fault::BlackHole => {
                 self.faults.add(fault, self.proxy.stall().min(1));
                 tokio::time::sleep(while_it_lasts).await;
@@ -199,6 +200,25 @@ impl Victim {
         let next = [[bad, bad, good], [good, bad, good], [good, good, bad]];
         self.proxy
             .expect_commits(&next[usize::try_from(chance).expect("small")]);
+    }
+
+    /// The bell is silenced, and not by a schedule: it is when this returns.
+    pub async fn silence(&mut self) {
+        let before = self.proxy.unlistened();
+        eventually("the listener is deaf", || async {
+            self.proxy.unlisten();
+            if self.proxy.unlistened() > before {
+                Ok(())
+            } else {
+                Err("it is not listening".to_owned())
+            }
+        })
+        .await;
+        self.faults.add(Fault::Unlisten, 1);
+    }
+
+    pub fn cut(&mut self) {
+        self.faults.add(Fault::Cut, self.proxy.cut().min(1));
     }
 
     fn is_running(&mut self) -> bool {
