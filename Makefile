@@ -8,7 +8,7 @@ demo: postgres
 test: postgres pgbouncer
 	cargo test
 
-# The convergence test-bed (tests/faults.rs) over many seeds; about 3 seconds each. SEEDS=200 for more, SEED=5000 to begin
+# The convergence test-bed (tests/faults.rs) over many seeds; about 8 seconds each. SEEDS=200 for more, SEED=5000 to begin
 # there instead of at 1000.
 soak: postgres pgbouncer
 	SEEDS=$(or $(SEEDS),20) cargo test --test integration -- --ignored --exact faults::soak --nocapture

@@ -21,7 +21,7 @@ pub enum Fault {
     Stop,
     /// All connections of a worker are closed.
     Cut,
-    /// All connections of a worker stay open and carry nothing, for a while or until they are closed.
+    /// All connections of a worker stay open and carry nothing: for a while, until they are closed, or for ever.
     BlackHole,
     /// A commit never arrives, and the connection is closed.
     LostCommit,
@@ -133,8 +133,8 @@ impl Victim {
     }
 
     /// A schedule of so many faults; only in a deadly one is the worker killed. (A new process looks at everything when it
-    /// starts, and so makes up for whatever went wrong before.) In the end all is well again, but for the connections that
-    /// are gone.
+    /// starts, and so makes up for whatever went wrong before.) In the end new connections are as good as any; of the old
+    /// ones, those that stand still go on doing so.
     pub async fn suffer(&mut self, mut dice: Dice, faults: u64, deadly: bool) {
         for _ in 0..faults {
             tokio::time::sleep(dice.under(300)).await;
@@ -153,7 +153,6 @@ impl Victim {
             self.befall(fault, while_it_lasts, chance).await;
         }
         self.proxy.expect_commits(&[]);
-        self.proxy.give_up();
         self.faults
             .add(Fault::LostCommit, self.proxy.commits_lost());
         self.faults
@@ -178,12 +177,12 @@ impl Victim {
             }
             Fault::Cut => self.cut(),
             Fault::BlackHole => {
-                self.faults.add(fault, self.proxy.stall().min(1));
+                self.stall();
                 tokio::time::sleep(while_it_lasts).await;
                 match chance {
                     0 => _ = self.proxy.mend(),
                     1 => _ = self.proxy.give_up(),
-                    // It stays until the end of the schedule.
+                    // Nobody ever finds out about these connections but by trying.
                     _ => {}
                 }
             }
@@ -215,6 +214,15 @@ impl Victim {
         })
         .await;
         self.faults.add(Fault::Unlisten, 1);
+    }
+
+    pub fn stall(&mut self) {
+        self.faults.add(Fault::BlackHole, self.proxy.stall().min(1));
+    }
+
+    /// Connections that stand still are closed.
+    pub fn give_up(&self) {
+        self.proxy.give_up();
     }
 
     pub fn cut(&mut self) {
