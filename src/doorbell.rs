@@ -29,6 +29,7 @@ pub enum State {
 #[derive(Debug)]
 pub struct Doorbell {
     bell: Notify,
+    dead: Notify,
     state: watch::Sender<State>,
     changes_of_state: AtomicU64,
     round_trip_micros: AtomicU64,
@@ -39,6 +40,7 @@ impl Default for Doorbell {
     fn default() -> Self {
         Self {
             bell: Notify::new(),
+            dead: Notify::new(),
             state: watch::Sender::new(State::Connecting),
             changes_of_state: AtomicU64::new(0),
             round_trip_micros: AtomicU64::new(0),
@@ -71,6 +73,16 @@ impl Doorbell {
                 _ = state.changed() => {}
             }
         }
+    }
+
+    /// The listening connection turned out to be dead, though it did not look it.
+    pub fn is_dead(&self) {
+        self.dead.notify_waiters();
+    }
+
+    /// Waits until the listening connection turns out to be dead: then so may be whatever else waits for an answer.
+    pub async fn dies(&self) {
+        self.dead.notified().await;
     }
 
     pub fn state(&self) -> State {

@@ -207,7 +207,7 @@ async fn bear(cluster: Arc<Cluster>, way: Way, seed: u64) -> Outcome {
         2 if way == Way::Direct => _ = tokio::join!(one.silence(), other.silence()),
         3 => {
             one.stall();
-            other.cut();
+            other.stall();
         }
         _ => {}
     }

@@ -71,7 +71,8 @@ pub async fn run(url: &DatabaseUrl, database: &Database, doorbell: &Doorbell) {
                 match ended {
                     Ended::Lost(error) => doorbell.now(State::Connecting, &error.to_string()),
                     Ended::Deaf { .. } => {
-                        doorbell.now(State::Connecting, "notifications no longer arrive")
+                        doorbell.now(State::Connecting, "notifications no longer arrive");
+                        doorbell.is_dead();
                     }
                 }
                 backoff.pause()

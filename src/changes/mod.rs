@@ -43,7 +43,12 @@ pub async fn run(syncer: &Syncer, readiness: &Readiness, shutdown: &Cancellation
             }
             drain(syncer, &mut bursts, shutdown).await
         };
-        match worked.await {
+        // What is called off in the middle is rolled back, and claimed again on another connection.
+        let worked = tokio::select! {
+            worked = worked => worked,
+            () = syncer.doorbell.dies() => Err(syncer.database.lost()),
+        };
+        match worked {
             Ok(drained) => {
                 if failing {
                     info!("the change loop is working again");

@@ -36,8 +36,9 @@ pub const BATCH: usize = 500;
 /// How many connections one worker opens at most, the listening one aside. Supabase's smallest plans have 60 in all.
 const POOL_SIZE: usize = 6;
 
-/// How long a transaction may take as seen from here ([`Database::within`]); its statements have limits of their own.
-pub const DEADLINE: Duration = Duration::from_secs(60);
+/// How long a transaction may take as seen from here ([`Database::within`]); its statements have limits of their own, of
+/// thirty seconds.
+pub const DEADLINE: Duration = Duration::from_secs(45);
 
 /// How long a step of taking a connection may last.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -110,13 +111,23 @@ impl Database {
         match tokio::time::timeout(limit, work).await {
             Ok(done) => done,
             Err(_) => {
-                self.pool.retain(|_, _| false);
+                self.forget_idle();
                 Err(Error::Pool(format!(
                     "no answer within {} s",
                     limit.as_secs()
                 )))
             }
         }
+    }
+
+    /// What to say when a connection turned out to be dead by other means.
+    pub fn lost(&self) -> Error {
+        self.forget_idle();
+        Error::Pool("its connections seem to be dead, new ones are made".to_owned())
+    }
+
+    fn forget_idle(&self) {
+        self.pool.retain(|_, _| false);
     }
 
     /// Whether the database answers, and if not, why.
