@@ -76,7 +76,7 @@ impl Doorbell {
     }
 
     /// The listening connection turned out to be dead, though it did not look it.
-    pub fn is_dead(&self) {
+    pub fn declare_dead(&self) {
         self.dead.notify_waiters();
     }
 

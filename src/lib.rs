@@ -22,7 +22,7 @@
 //! | [`cli`], [`config`], [`telemetry`] | commands; environment → [`config::Config`]; logs |
 //! | [`scope`] | which agents the startup pass takes |
 //! | [`worker`] | what runs, and the order of starting and of shutting down |
-//! | [`pass`] | looks at every agent of a scope: the startup pass |
+//! | [`pass`] | looks at every agent of a scope: the startup pass, the resync, `agent-sync sync` |
 //! | [`changes`] | the change loop, the listening connection, and bursts of edits |
 //! | [`doorbell`] | what the change loop waits for, and how well the listening goes |
 //! | [`outbox`] | what changed: claim, settle, spread, retry |

@@ -72,7 +72,7 @@ pub async fn run(url: &DatabaseUrl, database: &Database, doorbell: &Doorbell) {
                     Ended::Lost(error) => doorbell.now(State::Connecting, &error.to_string()),
                     Ended::Deaf { .. } => {
                         doorbell.now(State::Connecting, "notifications no longer arrive");
-                        doorbell.is_dead();
+                        doorbell.declare_dead();
                     }
                 }
                 backoff.pause()
