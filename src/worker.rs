@@ -108,6 +108,7 @@ impl Worker {
             store: database.map_or_else(|| Store::Memory(Memory::default()), Store::Postgres),
             syncer: syncer.clone(),
             dev: config.dev,
+            authenticator: http::auth::Authenticator,
         };
         tasks.spawn(http::serve(http, Arc::new(api), shutdown.clone()));
 

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tracing::{error, warn};
 use uuid::Uuid;
 
-use super::auth::Caller;
+use super::auth::{Authenticator, Caller};
 use super::create::{AssistantCreate, assistant_id};
 use super::{Answer, Handle, Problem, json_answer, read_json};
 use crate::config;
@@ -25,6 +25,7 @@ pub struct Assistants {
     pub syncer: Option<Arc<Syncer>>,
     /// Any caller may sync any active agent.
     pub dev: bool,
+    pub authenticator: Authenticator,
 }
 
 impl Handle for Assistants {
@@ -33,7 +34,8 @@ impl Handle for Assistants {
         let segments: Vec<&str> = path.split('/').skip(1).collect();
         match (request.method(), segments.as_slice()) {
             (&Method::POST, ["assistants"]) => {
-                self.create(&Caller::dev(), read_json(request.into_body()).await?)
+                let caller = self.authenticator.caller(request.headers()).await?;
+                self.create(&caller, read_json(request.into_body()).await?)
                     .await
             }
             (_, ["assistants"]) => Err(Problem::method_not_allowed("POST")),
@@ -106,7 +108,7 @@ impl Assistants {
             return skipped("supabase_agent_id is not an uuid");
         };
         let claim = Claim {
-            owner: caller.id.clone(),
+            owner: caller.owner(),
             assistant_id: create.assistant_id,
             if_exists: create.if_exists,
             metadata: create.metadata.clone(),
@@ -162,7 +164,7 @@ impl Assistants {
             .map_err(|e| problem(&e))?
             .ok_or_else(conflict)?;
         match existing.metadata.get("owner").and_then(Value::as_str) {
-            Some(owner) if owner != caller.id && owner != SYSTEM => Err(conflict()),
+            Some(owner) if owner != caller.owner() && owner != SYSTEM => Err(conflict()),
             _ => Ok(json_answer(StatusCode::OK, &existing.to_json())),
         }
     }
@@ -187,7 +189,7 @@ fn bare(caller: &Caller, id: AssistantId, create: AssistantCreate) -> Result<New
         ..
     } = create;
     let graph_id = graph_id.ok_or_else(|| Problem::unprocessable("graph_id is required"))?;
-    metadata.insert("owner".to_owned(), json!(caller.id));
+    metadata.insert("owner".to_owned(), json!(caller.owner()));
     Ok(New {
         id,
         graph_id,

@@ -2,7 +2,7 @@
 
 pub mod admin;
 pub mod assistants;
-mod auth;
+pub mod auth;
 mod create;
 
 use std::convert::Infallible;
