@@ -7,6 +7,7 @@ mod support;
 
 use std::time::{Duration, Instant};
 
+use agent_sync::access::Access;
 use agent_sync::config::Settings;
 use agent_sync::database::{Database, DatabaseUrl, migrations};
 use agent_sync::demo::SCHEMA;
@@ -44,7 +45,7 @@ async fn main() -> Result<(), AnyError> {
     let floor = connect(&postgres.url("floor")).await?;
     let ours = connect(&postgres.url("ours")).await?;
     let url: DatabaseUrl = postgres.url("ours").parse()?;
-    let syncer = Syncer::new(Database::new(&url), Settings::default());
+    let syncer = Syncer::new(Database::new(&url), Access::open(), Settings::default());
     ours.batch_execute(
         "insert into agent_sync.settings (scope) values ('all'); truncate agent_sync.outbox",
     )

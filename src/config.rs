@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
 
-use crate::database::DatabaseUrl;
+use crate::database::{DatabaseUrl, UrlError};
 use crate::removals::MaxRemovals;
 use crate::scope::{Scope, ScopeError};
 
@@ -22,6 +22,9 @@ pub const RESYNC_INTERVAL: &str = "AGENT_SYNC_RESYNC_INTERVAL";
 pub const ON_REMOVE: &str = "AGENT_SYNC_ON_REMOVE";
 pub const MAX_REMOVALS: &str = "AGENT_SYNC_MAX_REMOVALS";
 pub const WRITE_BACK: &str = "AGENT_SYNC_WRITE_BACK";
+pub const AUTHENTICATOR_URL: &str = "AGENT_SYNC_AUTHENTICATOR_URL";
+pub const AUTHORIZE: &str = "AGENT_SYNC_AUTHORIZE";
+pub const RECHECK_ACCESS: &str = "AGENT_SYNC_RECHECK_ACCESS";
 pub const LOG: &str = "AGENT_SYNC_LOG";
 pub const LOG_FORMAT: &str = "AGENT_SYNC_LOG_FORMAT";
 
@@ -57,7 +60,28 @@ pub struct Config {
     /// How often everything is looked at, whether or not a change was announced. `None`: never.
     pub resync_interval: Option<Duration>,
     pub sync: Settings,
+    pub tenancy: Tenancy,
     pub log: Log,
+}
+
+/// How the database is asked which agents a user may have.
+#[derive(Debug, Clone)]
+pub struct Tenancy {
+    /// As whom to log in for that. `None`: as for everything else.
+    pub authenticator: Option<DatabaseUrl>,
+    pub authorize: Authorize,
+    /// Whether users' assistants are asked about again when they are written, and at every resync.
+    pub recheck: bool,
+}
+
+/// What a user must be able to read to have an agent.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Authorize {
+    /// Every column of `public.agents` that the mapping uses.
+    #[default]
+    Agent,
+    /// All that the worker reads, with the same result.
+    Source,
 }
 
 /// How agents are synced.
@@ -105,9 +129,7 @@ impl Config {
             problems: Vec::new(),
         };
         let config = Self {
-            database: reader.optional(DATABASE_URL, |url| {
-                url.parse::<DatabaseUrl>().map_err(|e| e.to_string())
-            }),
+            database: reader.optional(DATABASE_URL, database_url),
             scope: reader.text(SCOPE).unwrap_or_default().parse(),
             dev: reader.with_default(ROBYN_DEV, "false", boolean),
             http_addr: reader.with_default(HTTP_ADDR, "127.0.0.1:8090", address),
@@ -125,6 +147,11 @@ impl Config {
                     .unwrap_or_default(),
                 scope: Scope::None,
                 write_back: reader.with_default(WRITE_BACK, "true", boolean),
+            },
+            tenancy: Tenancy {
+                authenticator: reader.optional(AUTHENTICATOR_URL, database_url),
+                authorize: reader.with_default(AUTHORIZE, "agent", authorize),
+                recheck: reader.with_default(RECHECK_ACCESS, "true", boolean),
             },
             log: Log {
                 filter: reader.with_default(LOG, "info", filter),
@@ -185,6 +212,10 @@ impl<'a> Reader<'a> {
     }
 }
 
+fn database_url(text: &str) -> Result<DatabaseUrl, String> {
+    text.parse().map_err(|e: UrlError| e.to_string())
+}
+
 fn boolean(text: &str) -> Result<bool, String> {
     match text.to_ascii_lowercase().as_str() {
         "true" | "1" | "yes" | "on" => Ok(true),
@@ -218,6 +249,14 @@ fn on_remove(text: &str) -> Result<OnRemove, String> {
         "delete" => Ok(OnRemove::Delete),
         "keep" => Ok(OnRemove::Keep),
         _ => Err(format!("`{text}` is neither delete nor keep")),
+    }
+}
+
+fn authorize(text: &str) -> Result<Authorize, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "agent" => Ok(Authorize::Agent),
+        "source" => Ok(Authorize::Source),
+        _ => Err(format!("`{text}` is neither agent nor source")),
     }
 }
 

@@ -58,6 +58,7 @@ pub async fn read(
             let entry = Entry {
                 assistant_id,
                 agent_id: column(row, "agent_id")?,
+                organization_id: column(row, "organization_id")?,
                 owner: column(row, "owner")?,
                 state: state(column(row, "state")?)?,
                 content_hash: column(row, "content_hash")?,

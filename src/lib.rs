@@ -29,6 +29,7 @@
 //! | [`http`] | the API (`POST /assistants` and lazy sync) and the admin server |
 //! | [`syncer`] | ids → read → map → plan → write → outcomes |
 //! | [`source`], [`agent`] | reads agents; a row as the database has it |
+//! | [`access`] | which agents a user may have: the database is asked in the user's name |
 //! | [`assistant`] | what an agent must become, and its content hash (pure; the heart) |
 //! | [`plan`] | what must happen to each assistant of an agent (pure) |
 //! | [`removals`] | the guard that holds removals when they are suspiciously many |
@@ -39,6 +40,7 @@
 //! | [`demo`] | a throw-away Postgres with a believable data set |
 //! | [`ids`], [`retry`], [`readiness`] | what several of these share |
 
+pub mod access;
 pub mod agent;
 pub mod assistant;
 pub mod changes;

@@ -110,7 +110,7 @@ async fn sync(
     if allow_removals {
         config.sync.max_removals = MaxRemovals::Unlimited;
     }
-    let syncer = Syncer::new(database, config.sync.clone());
+    let syncer = Syncer::new(database, worker::access(&config), config.sync.clone());
     let missing = worker::prepare(&config, &syncer).await?;
     if !missing.is_empty() {
         warn!(

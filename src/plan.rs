@@ -9,7 +9,8 @@ use std::collections::HashMap;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use crate::assistant::Assistant;
+use crate::access::Identity;
+use crate::assistant::{Assistant, Content};
 use crate::ids::{AgentId, AssistantId, SYSTEM};
 
 /// An entry of the ledger.
@@ -17,6 +18,8 @@ use crate::ids::{AgentId, AssistantId, SYSTEM};
 pub struct Entry {
     pub assistant_id: AssistantId,
     pub agent_id: AgentId,
+    /// The agent's, when the assistant was last written.
+    pub organization_id: Option<Uuid>,
     pub owner: String,
     pub state: State,
     /// Of the content last written. `None`: no assistant of ours stands under this id.
@@ -55,6 +58,8 @@ pub struct Observed {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Claim {
     pub owner: String,
+    /// Whose claims the database is asked with. `None`: it is not asked.
+    pub identity: Option<Identity>,
     /// The id that the request names.
     pub assistant_id: Option<AssistantId>,
     /// What an `assistant_id` that exists already means: refuse it, or answer with what is there.
@@ -105,6 +110,49 @@ pub enum Step {
     },
 }
 
+/// An assistant that should exist, and what must happen for that.
+#[derive(Debug)]
+pub struct Planned<'a> {
+    pub assistant: Assistant<'a>,
+    pub content_hash: Vec<u8>,
+    pub step: Step,
+}
+
+impl Step {
+    /// Whether it puts the agent's content into the assistant.
+    pub fn writes(self) -> bool {
+        match self {
+            Self::Create | Self::Update | Self::HandOver | Self::Adopt => true,
+            Self::Keep { .. } | Self::Conflict { .. } => false,
+        }
+    }
+}
+
+/// What must happen to each of the wanted assistants.
+pub fn steps<'a>(
+    agent: AgentId,
+    content: &'a Content,
+    wanted: Vec<Wanted>,
+    observed: &Observed,
+) -> Vec<Planned<'a>> {
+    let planned = |wanted: Wanted| {
+        let assistant = Assistant {
+            id: wanted.assistant_id,
+            agent_id: agent,
+            owner: wanted.owner,
+            content,
+        };
+        let content_hash = assistant.hash();
+        let step = step(&assistant, &content_hash, observed);
+        Planned {
+            assistant,
+            content_hash,
+            step,
+        }
+    };
+    wanted.into_iter().map(planned).collect()
+}
+
 /// The assistants that an active agent should have, and what its claimant gets.
 pub fn wanted(
     agent: AgentId,
@@ -123,10 +171,15 @@ pub fn wanted(
         .collect();
     if in_scope {
         wanted.retain(|w| w.assistant_id != canonical);
-        wanted.push(Wanted {
-            assistant_id: canonical,
+        let systems = |assistant_id| Wanted {
+            assistant_id,
             owner: SYSTEM.to_owned(),
-        });
+        };
+        // Somebody squats it: that is reported, and the agent has another.
+        if !observed.can_have(agent, canonical) && !wanted.iter().any(|w| w.owner == SYSTEM) {
+            wanted.push(systems(observed.free_copy(agent, SYSTEM)));
+        }
+        wanted.push(systems(canonical));
     }
     wanted.sort_by_key(|w| w.assistant_id);
 
@@ -164,20 +217,19 @@ fn answer(agent: AgentId, claim: &Claim, wanted: &[Wanted], observed: &Observed)
         };
     }
     let standing = wanted.iter().find(|w| w.assistant_id == canonical);
-    let shared = standing.is_none_or(|w| w.owner == SYSTEM || w.owner == claim.owner);
-    if shared && observed.can_have(agent, canonical) {
+    let free = observed.can_have(agent, canonical);
+    if free && standing.is_some_and(|w| w.owner == SYSTEM || w.owner == claim.owner) {
+        return Answer::Assistant(canonical);
+    }
+    let shared = |w: &&Wanted| w.owner == SYSTEM && observed.can_have(agent, w.assistant_id);
+    if let Some(answer) = wanted.iter().find(shared).or(wanted.iter().find(theirs)) {
+        return Answer::Assistant(answer.assistant_id);
+    }
+    if free && standing.is_none() {
         return Answer::Assistant(canonical);
     }
     // Another user has the canonical one, or somebody squats it.
-    if let Some(own) = wanted.iter().find(theirs) {
-        return Answer::Assistant(own.assistant_id);
-    }
-    let copy = agent.copy_for(&claim.owner);
-    if observed.can_have(agent, copy) {
-        Answer::Assistant(copy)
-    } else {
-        Answer::Assistant(AssistantId(Uuid::new_v4()))
-    }
+    Answer::Assistant(observed.free_copy(agent, &claim.owner))
 }
 
 /// What must happen to one wanted assistant, whose content has this hash.
@@ -212,11 +264,33 @@ pub fn step(wanted: &Assistant<'_>, hash: &[u8], observed: &Observed) -> Step {
 }
 
 impl Observed {
+    /// Where else to look, for those of the agents whose own id somebody has.
+    pub fn alternatives(&self, agents: &[AgentId]) -> Vec<AssistantId> {
+        let squatted = agents
+            .iter()
+            .filter(|agent| !self.can_have(**agent, agent.canonical()));
+        squatted.map(|agent| agent.copy_for(SYSTEM)).collect()
+    }
+
+    pub fn add(&mut self, more: Self) {
+        self.entries.extend(more.entries);
+        self.existing.extend(more.existing);
+    }
+
     /// The ledger's entries of one agent.
     pub fn entries_of(&self, agent: AgentId) -> impl Iterator<Item = &Entry> {
         self.entries
             .values()
             .filter(move |entry| entry.agent_id == agent)
+    }
+
+    /// An id for one more assistant of this agent. A random one where the other is squatted, too: the ledger keeps it.
+    fn free_copy(&self, agent: AgentId, owner: &str) -> AssistantId {
+        let copy = agent.copy_for(owner);
+        match self.can_have(agent, copy) {
+            true => copy,
+            false => AssistantId(Uuid::new_v4()),
+        }
     }
 
     /// Whether an assistant of this agent stands under the id, or may be put there.
@@ -251,6 +325,7 @@ mod tests {
         Entry {
             assistant_id,
             agent_id,
+            organization_id: None,
             owner: owner.to_owned(),
             state,
             content_hash: written,
@@ -280,6 +355,7 @@ mod tests {
     fn claim(owner: &str) -> Claim {
         Claim {
             owner: owner.to_owned(),
+            identity: None,
             assistant_id: None,
             if_exists: IfExists::Raise,
             metadata: Map::new(),
@@ -319,14 +395,14 @@ mod tests {
             &[(id, "mallory")],
         );
         assert_eq!(wanted(AGENT, false, None, &observed).0, []);
-        let in_scope = wanted(AGENT, true, None, &observed).0;
-        assert_eq!(
-            in_scope,
-            [Wanted {
-                assistant_id: id,
-                owner: SYSTEM.to_owned()
-            }]
-        );
+        // In scope, the agent has another in its place.
+        let systems = |assistant_id| Wanted {
+            assistant_id,
+            owner: SYSTEM.to_owned(),
+        };
+        let mut in_scope = wanted(AGENT, true, None, &observed).0;
+        in_scope.sort_by_key(|w| w.assistant_id != id);
+        assert_eq!(in_scope, [systems(id), systems(AGENT.copy_for(SYSTEM))]);
         assert_eq!(
             step_of(AGENT, id, SYSTEM, &observed),
             Step::Conflict { known: true }

@@ -6,11 +6,12 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio_postgres::Transaction;
 use tokio_postgres::types::Type;
+use tokio_postgres::{Row as Record, Transaction};
 use tracing::{info, warn};
 use uuid::Uuid;
 
+use crate::access::Identity;
 use crate::agent::Row;
 use crate::database::{Error, column};
 use crate::ids::AgentId;
@@ -45,6 +46,9 @@ const COLUMNS: [(&str, &[&str]); 5] = [
     ("ai_models", &["id", "runtime_model_name"]),
 ];
 
+/// The columns of `agents` that hold parameters, by generation.
+const PARAMETERS: [&str; 3] = ["sampling_params", "temperature", "max_tokens"];
+
 /// Reads agents from one database.
 #[derive(Debug, Default)]
 pub struct Source {
@@ -58,6 +62,8 @@ pub struct Shape {
     has_organizations: bool,
     has_tools: bool,
     has_models: bool,
+    /// `auth.users` is there and may be read.
+    has_users: bool,
     statements: Statements,
 }
 
@@ -70,6 +76,9 @@ struct Statements {
     spread_engines: String,
     spread_models: String,
     spread_everything: String,
+    read_as_caller: String,
+    list_as_caller: String,
+    known_users: String,
 }
 
 impl Source {
@@ -158,6 +167,15 @@ impl Shape {
             && has("global_ai_engines", "language_model_id")
             && has("ai_models", "id");
         let has_organizations = has("agents", "organization_id");
+        let mapped: Vec<String> = COLUMNS[0]
+            .1
+            .iter()
+            .chain(&PARAMETERS)
+            .filter(|name| has("agents", name) && **name != "langgraph_assistant_id")
+            .map(|name| format!("\"{name}\""))
+            .collect();
+        let as_caller =
+            |statement: &str| replace_part(statement.to_owned(), "columns", &mapped.join(", "));
         let fit = |statement: &str| {
             let parts = [
                 ("tools", has_tools, "null::text"),
@@ -165,6 +183,11 @@ impl Shape {
                 ("organization", has_organizations, "null"),
                 ("status", has("agents", "status"), "true"),
                 ("deleted_at", has("agents", "deleted_at"), "true"),
+                (
+                    "anonymous",
+                    has("auth.users", "is_anonymous"),
+                    "null::boolean",
+                ),
             ];
             parts
                 .into_iter()
@@ -178,6 +201,7 @@ impl Shape {
             has_organizations,
             has_tools,
             has_models,
+            has_users: has("auth.users", "id") && has("auth.users", "raw_app_meta_data"),
             statements: Statements {
                 read: fit(sql!("read_agents")),
                 weigh_removals: fit(sql!("weigh_removals")),
@@ -185,6 +209,9 @@ impl Shape {
                 spread_engines: fit(sql!("spread_engines")),
                 spread_models: fit(sql!("spread_models")),
                 spread_everything: fit(sql!("spread_everything")),
+                read_as_caller: as_caller(sql!("read_as_caller")),
+                list_as_caller: as_caller(sql!("list_as_caller")),
+                known_users: fit(sql!("known_users")),
             },
         })
     }
@@ -203,18 +230,50 @@ impl Shape {
         let rows = tx
             .query_typed(&self.statements.read, &[(&agents, Type::UUID_ARRAY)])
             .await?;
-        rows.iter()
-            .map(|row| {
-                let id = column(row, "id")?;
-                let read = Row {
-                    id,
-                    agent: column(row, "agent")?,
-                    tools: column(row, "tools")?,
-                    model: column(row, "model")?,
-                };
-                Ok((id, read))
-            })
-            .collect()
+        rows.iter().map(row).collect()
+    }
+
+    /// What the worker itself is sent to read agents; a caller needs privileges on all of it to be sent the same.
+    pub fn read_whole(&self) -> &str {
+        &self.statements.read
+    }
+
+    /// The same of a caller: only the columns of `public.agents` that the mapping uses.
+    pub fn read_as_caller(&self) -> &str {
+        &self.statements.read_as_caller
+    }
+
+    /// Ids of all agents that a caller may read.
+    pub fn list_as_caller(&self) -> &str {
+        &self.statements.list_as_caller
+    }
+
+    /// These users as Supabase Auth knows them, as far as the worker may ask.
+    pub async fn identities(
+        &self,
+        tx: &Transaction<'_>,
+        users: &[Uuid],
+    ) -> Result<Vec<Identity>, Error> {
+        let mut known = HashMap::new();
+        if self.has_users && !users.is_empty() {
+            let statement = &self.statements.known_users;
+            for row in tx
+                .query_typed(statement, &[(&users, Type::UUID_ARRAY)])
+                .await?
+            {
+                let app_metadata: &str = column(&row, "app_metadata")?;
+                let said = (
+                    serde_json::from_str(app_metadata).ok(),
+                    column(&row, "is_anonymous")?,
+                );
+                known.insert(column::<Uuid>(&row, "id")?, said);
+            }
+        }
+        let identity = |user: &Uuid| {
+            let (app_metadata, is_anonymous) = known.remove(user).unwrap_or_default();
+            Identity::absent(*user, app_metadata, is_anonymous)
+        };
+        Ok(users.iter().map(identity).collect())
     }
 
     /// The next `limit` agents after `after` that a pass over the scope has to look at. They are only candidates: what
@@ -274,6 +333,18 @@ impl Shape {
     pub fn spread_everything(&self) -> &str {
         &self.statements.spread_everything
     }
+}
+
+/// A row of any of the statements that read agents.
+pub fn row(record: &Record) -> Result<(AgentId, Row), Error> {
+    let id = column(record, "id")?;
+    let row = Row {
+        id,
+        agent: column(record, "agent")?,
+        tools: column(record, "tools")?,
+        model: column(record, "model")?,
+    };
+    Ok((id, row))
 }
 
 /// Replaces `/* part */ … /* end */`.

@@ -15,8 +15,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
+use crate::access::Access;
 use crate::changes::{self, listener};
-use crate::config::{self, Config};
+use crate::config::{self, Config, Tenancy};
 use crate::database::{Database, DatabaseUrl, Error, migrations};
 use crate::http;
 use crate::pass::{self, Extent};
@@ -97,7 +98,7 @@ impl Worker {
         let database = config.database.as_ref().map(Database::new);
         let syncer = database
             .clone()
-            .map(|database| Arc::new(Syncer::new(database, config.sync.clone())));
+            .map(|database| Arc::new(Syncer::new(database, access(&config), config.sync.clone())));
 
         let admin_api = http::admin::Admin {
             readiness: readiness.clone(),
@@ -107,7 +108,6 @@ impl Worker {
         let api = http::assistants::Assistants {
             store: database.map_or_else(|| Store::Memory(Memory::default()), Store::Postgres),
             syncer: syncer.clone(),
-            dev: config.dev,
             authenticator: http::auth::Authenticator,
         };
         tasks.spawn(http::serve(http, Arc::new(api), shutdown.clone()));
@@ -138,6 +138,19 @@ impl Worker {
             );
         }
         info!("stopped");
+    }
+}
+
+/// How users' access to agents is decided.
+pub fn access(config: &Config) -> Access {
+    let Tenancy {
+        authenticator,
+        authorize,
+        recheck,
+    } = &config.tenancy;
+    match authenticator.as_ref().or(config.database.as_ref()) {
+        Some(url) if !config.dev => Access::new(url, *authorize, *recheck),
+        _ => Access::open(),
     }
 }
 

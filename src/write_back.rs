@@ -1,11 +1,11 @@
-//! `public.agents.langgraph_assistant_id`: the agent's row names its canonical assistant.
+//! `public.agents.langgraph_assistant_id`: the agent's row names its canonical assistant, or the one that works in its place.
 //!
 //! The only thing that is ever written to a table of the application's, and the only lock on its rows that we take. It
 //! comes after the sync has committed, in a transaction of its own that the server begins and commits within one message
 //! of ours, and passes over rows that an editor holds; those are tried again. Were it part of the sync, editors would wait
 //! for us, and deadlock with us.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use tracing::{debug, warn};
 use uuid::Uuid;
 
 use crate::database::{BATCH, Client, DEADLINE, Database, Error, Fault, at_once};
-use crate::ids::AgentId;
+use crate::ids::{AgentId, AssistantId};
 use crate::retry::Backoff;
 use crate::sql;
 
@@ -25,8 +25,8 @@ const TOGETHER: usize = 100;
 #[derive(Debug)]
 pub struct WriteBack {
     database: Database,
-    /// Agents whose row could not be written yet. Lost in a crash, and found again by the next pass.
-    waiting: Mutex<BTreeSet<AgentId>>,
+    /// Agents whose row could not be written yet, and what it is to name. Lost in a crash, and found again by the next pass.
+    waiting: Mutex<BTreeMap<AgentId, AssistantId>>,
     more: Notify,
 }
 
@@ -40,16 +40,16 @@ impl WriteBack {
     }
 
     /// Writes what can be written now; the rest waits for [`Self::retry`]. Never fails: the assistants stand already.
-    pub async fn run(&self, client: &Client, agents: &[AgentId]) {
-        if agents.is_empty() {
+    pub async fn run(&self, client: &Client, named: &[(AgentId, AssistantId)]) {
+        if named.is_empty() {
             return;
         }
         // First, so that nothing is forgotten should the caller go away in between.
-        self.lock().extend(agents);
-        match attempt(client, agents).await {
-            Ok(left) => self.done(agents, &left),
+        self.lock().extend(named.iter().copied());
+        match attempt(client, named).await {
+            Ok(left) => self.done(named, &left),
             Err(e) => {
-                warn!(error = %e, agents = agents.len(), "the write-back failed, it is tried again")
+                warn!(error = %e, agents = named.len(), "the write-back failed, it is tried again")
             }
         }
         if !self.lock().is_empty() {
@@ -64,14 +64,14 @@ impl WriteBack {
             let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(30));
             loop {
                 tokio::time::sleep(backoff.pause()).await;
-                let waiting: Vec<AgentId> = self.lock().iter().copied().collect();
+                let waiting: Vec<_> = self.lock().iter().map(|(a, id)| (*a, *id)).collect();
                 if waiting.is_empty() {
                     break;
                 }
-                for agents in waiting.chunks(BATCH) {
+                for named in waiting.chunks(BATCH) {
                     if let Err(e) = self
                         .database
-                        .within(DEADLINE, self.retry_batch(agents))
+                        .within(DEADLINE, self.retry_batch(named))
                         .await
                     {
                         debug!(error = %e, waiting = waiting.len(), "the write-back failed again");
@@ -81,17 +81,17 @@ impl WriteBack {
         }
     }
 
-    async fn retry_batch(&self, agents: &[AgentId]) -> Result<(), Error> {
+    async fn retry_batch(&self, named: &[(AgentId, AssistantId)]) -> Result<(), Error> {
         let client = self.database.client().await?;
-        match attempt(&client, agents).await {
-            Ok(left) => self.done(agents, &left),
+        match attempt(&client, named).await {
+            Ok(left) => self.done(named, &left),
             Err(e) if e.fault() == Fault::Passing => return Err(e),
             // One row that the application's own triggers refuse must not keep the others from being written.
             Err(_) => {
-                for agent in agents {
-                    match attempt(&client, &[*agent]).await {
-                        Ok(left) => self.done(&[*agent], &left),
-                        Err(e) => debug!(%agent, error = %e, "the write-back failed again"),
+                for one in named.chunks(1) {
+                    match attempt(&client, one).await {
+                        Ok(left) => self.done(one, &left),
+                        Err(e) => debug!(agent = ?one, error = %e, "the write-back failed again"),
                     }
                 }
             }
@@ -100,26 +100,33 @@ impl WriteBack {
         Ok(())
     }
 
-    fn done(&self, agents: &[AgentId], left: &[AgentId]) {
+    fn done(&self, named: &[(AgentId, AssistantId)], left: &[AgentId]) {
         let mut waiting = self.lock();
-        for agent in agents.iter().filter(|agent| !left.contains(agent)) {
-            waiting.remove(agent);
+        for (agent, id) in named.iter().filter(|(agent, _)| !left.contains(agent)) {
+            // Unless it is to name another meanwhile.
+            if waiting.get(agent) == Some(id) {
+                waiting.remove(agent);
+            }
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeSet<AgentId>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<AgentId, AssistantId>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Returns the agents that an editor holds.
-async fn attempt(client: &Client, agents: &[AgentId]) -> Result<Vec<AgentId>, Error> {
+async fn attempt(client: &Client, named: &[(AgentId, AssistantId)]) -> Result<Vec<AgentId>, Error> {
     let mut left = Vec::new();
-    for agents in agents.chunks(TOGETHER) {
-        let ids: Vec<String> = agents.iter().map(ToString::to_string).collect();
+    for named in named.chunks(TOGETHER) {
         // Nothing to escape: they are uuids, and we have written them down ourselves.
-        let literal = format!("'{{{}}}'", ids.join(","));
-        let rows = at_once(client, &sql!("write_back").replace(":'agents'", &literal)).await?;
+        let literal = |ids: Vec<String>| format!("'{{{}}}'", ids.join(","));
+        let agents = literal(named.iter().map(|(agent, _)| agent.to_string()).collect());
+        let assistants = literal(named.iter().map(|(_, id)| id.to_string()).collect());
+        let statement = sql!("write_back")
+            .replace(":'agents'", &agents)
+            .replace(":'assistants'", &assistants);
+        let rows = at_once(client, &statement).await?;
         let held = rows
             .iter()
             .filter_map(|row| Uuid::try_parse(row.get("id")?).ok());

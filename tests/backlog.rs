@@ -1,5 +1,6 @@
 //! More changes than one batch: organizations take turns, and an outbox that grew for weeks is not gone through row by row.
 
+use agent_sync::access::Access;
 use agent_sync::changes::{self, bursts::Bursts};
 use agent_sync::config::{SCOPE, Settings};
 use agent_sync::database::begin;
@@ -45,7 +46,7 @@ async fn a_bulk_edit_of_one_organization_does_not_keep_another_ones_edit_waiting
         ))
         .await;
     }
-    let syncer = Syncer::new(db.pool(), Settings::default());
+    let syncer = Syncer::new(db.pool(), Access::open(), Settings::default());
     changes::drain(&syncer, &mut Bursts::default(), &CancellationToken::new())
         .await
         .expect("drained");
@@ -160,7 +161,7 @@ async fn a_change_that_is_spread_keeps_the_turns() {
          delete from agent_sync.outbox",
     )
     .await;
-    let syncer = Syncer::new(db.pool(), Settings::default());
+    let syncer = Syncer::new(db.pool(), Access::open(), Settings::default());
     let mut client = syncer.database.client().await.expect("a connection");
     for changed in [
         "update public.mcp_tools set tool_name = 'u'",
@@ -200,7 +201,7 @@ async fn an_outbox_that_grew_for_weeks_is_collapsed_into_one_look_at_everything(
     .await;
     let recorded = "select last_value from agent_sync.outbox_id_seq";
     let before: i64 = db.rows(recorded, &[]).await[0].get(0);
-    let syncer = Syncer::new(db.pool(), Settings::default());
+    let syncer = Syncer::new(db.pool(), Access::open(), Settings::default());
     // An agent that was synced just now may be held for a moment.
     eventually("only the retry is left", || async {
         changes::drain(&syncer, &mut Bursts::default(), &CancellationToken::new())

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use agent_sync::access::Access;
 use agent_sync::changes::{self, bursts::Bursts};
 use agent_sync::config::{MAX_REMOVALS, ROBYN_DEV, SCOPE, Settings};
 use agent_sync::syncer::Syncer;
@@ -472,7 +473,7 @@ async fn a_failing_agent_is_named_in_the_log_and_left_alone_until_its_retry_is_d
         db.rows("select attempts from agent_sync.ledger", &[]).await[0].get::<_, i32>(0)
     };
     let before = attempts().await;
-    let syncer = Syncer::new(db.pool(), Settings::default());
+    let syncer = Syncer::new(db.pool(), Access::open(), Settings::default());
     let drain = || async {
         changes::drain(&syncer, &mut Bursts::default(), &CancellationToken::new())
             .await
@@ -565,7 +566,7 @@ async fn tables_that_go_are_done_without_and_tables_that_come_are_used() {
     worker.stop().await;
 
     // They come back, which no trigger tells: a look around finds it, and everything counts as changed.
-    let syncer = Syncer::new(db.pool(), Settings::default());
+    let syncer = Syncer::new(db.pool(), Access::open(), Settings::default());
     let mut seen = None;
     for _ in 0..2 {
         changes::look_around(&syncer, &mut seen)
@@ -630,7 +631,7 @@ async fn a_trigger_that_was_away_costs_no_change_whatever_the_scope() {
          update public.agents set system_prompt = 'edited unseen'",
     )
     .await;
-    let worker = TestWorker::start(&db, &[]).await;
+    let worker = TestWorker::start(&db, &[(ROBYN_DEV, "true")]).await;
     db.prompted(agent, "edited unseen").await;
     worker.stop().await;
 }

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use agent_sync::access::Access;
 use agent_sync::agent::Agent;
 use agent_sync::assistant::{Assistant, Content};
 use agent_sync::changes::bursts::{self, Bursts};
 use agent_sync::changes::{self};
 use agent_sync::config::{SCOPE, Settings};
 use agent_sync::outbox;
-use agent_sync::store::postgres::{self as store, How, Write};
+use agent_sync::store::batch::{self as store, How, Write};
 use agent_sync::syncer::{Entrance, Syncer};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -19,7 +20,7 @@ use crate::support::{TestDatabase, TestWorker, eventually};
 const ALL: &[(&str, &str)] = &[(SCOPE, "all")];
 
 fn syncer(db: &TestDatabase) -> Arc<Syncer> {
-    Arc::new(Syncer::new(db.pool(), Settings::default()))
+    Arc::new(Syncer::new(db.pool(), Access::open(), Settings::default()))
 }
 
 async fn drain(syncer: Arc<Syncer>) {
@@ -147,6 +148,7 @@ async fn an_edit_during_the_lazy_sync_that_registers_its_agent_is_not_dropped() 
     let mut tx = agent_sync::database::begin(&mut lazy).await.expect("begun");
     let claim = agent_sync::plan::Claim {
         owner: "alice".to_owned(),
+        identity: None,
         assistant_id: None,
         if_exists: agent_sync::plan::IfExists::Raise,
         metadata: serde_json::Map::new(),
@@ -369,6 +371,7 @@ async fn the_pool_is_never_waited_for_by_those_who_hold_it() {
     let syncer = syncer(&db);
     let claim = agent_sync::plan::Claim {
         owner: "alice".to_owned(),
+        identity: None,
         assistant_id: None,
         if_exists: agent_sync::plan::IfExists::Raise,
         metadata: serde_json::Map::new(),
@@ -534,7 +537,9 @@ async fn rows_that_others_hold_are_passed_over_not_waited_for() {
     let agents = format!("'{{{agent}}}'");
     let left = tx
         .query_typed(
-            &agent_sync::sql!("write_back").replace(":'agents'", &agents),
+            &agent_sync::sql!("write_back")
+                .replace(":'agents'", &agents)
+                .replace(":'assistants'", &agents),
             &[],
         )
         .await

@@ -58,7 +58,7 @@ const SYNC: [Step; 22] = {
         after("RELEASE chunk", TablesRead),
         after(sql!("delete_claimed"), TablesRead),
         after("COMMIT\0", Nothing), // to its end: there is `read committed`, too
-        after("agents whose canonical assistant stands", Nothing), // `write_back`
+        after("of each the assistant that stands", Nothing), // `write_back`
         after(sql!("claim_shared"), Transaction),
         after(sql!("spread_tools"), TablesRead),
         after(sql!("next_due"), Nothing),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use agent_sync::access::Access;
 use agent_sync::changes::{self, listener};
 use agent_sync::config::{DATABASE_URL, SCOPE, Settings};
 use agent_sync::database::{Database, DatabaseUrl};
@@ -198,7 +199,7 @@ async fn unannounced_changes_are_counted() {
     let db = TestDatabase::new().await;
     TestWorker::start(&db, ALL).await.stop().await;
     // A loop whose bell nobody rings but us. Something that falls due soon makes it look by itself.
-    let syncer = Arc::new(Syncer::new(db.pool(), Settings::default()));
+    let syncer = Arc::new(Syncer::new(db.pool(), Access::open(), Settings::default()));
     syncer.doorbell.now(State::Listening, "a test");
     db.execute(
         "insert into agent_sync.outbox (source, key, due_at)

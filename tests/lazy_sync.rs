@@ -355,10 +355,14 @@ async fn what_a_client_sends_along_is_kept_once_and_never_on_a_shared_assistant(
     worker.stop().await;
     db.execute("delete from langgraph_server.assistants; delete from agent_sync.ledger")
         .await;
-    let syncer =
-        agent_sync::syncer::Syncer::new(db.pool(), agent_sync::config::Settings::default());
+    let syncer = agent_sync::syncer::Syncer::new(
+        db.pool(),
+        agent_sync::access::Access::open(),
+        agent_sync::config::Settings::default(),
+    );
     let claim = agent_sync::plan::Claim {
         owner: "system".to_owned(),
+        identity: None,
         assistant_id: None,
         if_exists: agent_sync::plan::IfExists::Raise,
         metadata: serde_json::Map::from_iter([("color".to_owned(), json!("blue"))]),
@@ -366,6 +370,7 @@ async fn what_a_client_sends_along_is_kept_once_and_never_on_a_shared_assistant(
     for owner in ["alice", "system"] {
         let claim = agent_sync::plan::Claim {
             owner: owner.to_owned(),
+            identity: None,
             ..claim.clone()
         };
         let agent = agent_sync::ids::AgentId(REFUND_DESK.parse().unwrap());

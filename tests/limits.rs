@@ -1,5 +1,6 @@
 //! The limits of our transactions and connections, and what they protect from.
 
+use agent_sync::access::Access;
 use agent_sync::config::{SCOPE, Settings};
 use agent_sync::database::{DatabaseUrl, at_once, begin};
 use agent_sync::ids::AgentId;
@@ -98,6 +99,7 @@ async fn agents_that_row_level_security_hides_do_not_lose_their_assistants() {
         .expect("a url");
     let blind = Syncer::new(
         agent_sync::database::Database::new(&url),
+        Access::open(),
         Settings::default(),
     );
     let error = blind

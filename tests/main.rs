@@ -5,6 +5,8 @@
 
 mod support;
 
+mod access;
+mod api;
 mod backlog;
 mod burst;
 mod changes;

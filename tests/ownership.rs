@@ -1,5 +1,6 @@
 //! Who gets which assistant: the design's table, on the syncer itself, since the API knows only one caller yet.
 
+use agent_sync::access::Access;
 use agent_sync::config::Settings;
 use agent_sync::ids::{AgentId, AssistantId};
 use agent_sync::plan::{Answer, Claim, IfExists};
@@ -12,6 +13,7 @@ use crate::support::{TestDatabase, TestWorker};
 fn claim(owner: &str) -> Claim {
     Claim {
         owner: owner.to_owned(),
+        identity: None,
         assistant_id: None,
         if_exists: IfExists::Raise,
         metadata: Map::new(),
@@ -31,7 +33,7 @@ async fn setting() -> (TestDatabase, Syncer, AgentId) {
     let db = TestDatabase::new().await;
     TestWorker::start(&db, &[]).await.stop().await;
     let agent = AgentId(db.agent("a").await);
-    let syncer = Syncer::new(db.pool(), Settings::default());
+    let syncer = Syncer::new(db.pool(), Access::open(), Settings::default());
     (db, syncer, agent)
 }
 
@@ -327,7 +329,12 @@ async fn a_conflict_of_an_agent_that_left_the_scope_is_forgotten() {
         .sync_now(&[agent], Entrance::Pass)
         .await
         .expect("synced");
-    assert_eq!(db.count("agent_sync.ledger").await, 0);
+    // What it had in its place stays, like all that was made.
+    assert_eq!(
+        db.count("agent_sync.ledger where state <> 'synced'").await,
+        0
+    );
+    assert_eq!(owner(&db, agent.copy_for("system")).await, "system");
 }
 
 #[tokio::test]

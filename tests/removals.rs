@@ -1,5 +1,6 @@
 //! The guard before removals: what is suspiciously much is held, one error says so, and an operator can let it go.
 
+use agent_sync::access::Access;
 use agent_sync::changes::{self, bursts::Bursts};
 use agent_sync::config::{MAX_REMOVALS, RESYNC_INTERVAL, ROBYN_DEV, SCOPE, Settings};
 use agent_sync::syncer::Syncer;
@@ -184,7 +185,7 @@ async fn a_batch_that_is_halved_is_still_judged_as_a_whole() {
     .await;
     let gone = db.count("public.agents where status = 'draft'").await;
     assert_eq!(gone, 11);
-    let syncer = Syncer::new(db.pool(), Settings::default());
+    let syncer = Syncer::new(db.pool(), Access::open(), Settings::default());
     let stop = CancellationToken::new();
     stop.cancel();
     changes::drain(&syncer, &mut Bursts::default(), &stop)
@@ -365,7 +366,8 @@ async fn what_is_held_is_let_go_wherever_it_is_and_nothing_else_comes_of_it() {
     db.in_state("held", 15).await;
     worker.stop().await;
     for variables in [&[][..], &[(SCOPE, scope.as_str())]] {
-        let variables = [&[("DATABASE_URL", db.url.as_str())], variables].concat();
+        let common = [("DATABASE_URL", db.url.as_str()), ("ROBYN_DEV", "true")];
+        let variables = [&common, variables].concat();
         let output = command(&["sync", "--allow-removals"], &variables)
             .output()
             .await

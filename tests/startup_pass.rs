@@ -414,10 +414,15 @@ async fn agents_under_one_id_of_somebody_else_are_conflicts_and_stay_untouched()
         db.count("agent_sync.ledger where state = 'conflict'").await,
         1
     );
+    // The agent has another in its place, and says so.
+    let other = uuid::Uuid::new_v5(&id, b"system");
+    assert_eq!(db.prompt(other).await, Some("You are a.".to_owned()));
     assert_eq!(
-        db.count("public.agents where langgraph_assistant_id is not null")
-            .await,
-        0
+        db.count(&format!(
+            "public.agents where langgraph_assistant_id = '{other}'"
+        ))
+        .await,
+        1
     );
 
     // Once it is out of the way, the agent's next edit makes it right.
@@ -428,8 +433,10 @@ async fn agents_under_one_id_of_somebody_else_are_conflicts_and_stay_untouched()
     db.converged().await;
     assert_eq!(
         db.count("agent_sync.ledger where state = 'synced'").await,
-        1
+        2
     );
+    assert_eq!(db.prompt(id).await, Some("You are a.".to_owned()));
+    db.written_back(1).await;
     worker.stop().await;
 }
 

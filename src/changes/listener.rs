@@ -84,10 +84,9 @@ pub async fn run(url: &DatabaseUrl, database: &Database, doorbell: &Doorbell) {
 
 /// Listens until that ends.
 async fn listen(url: &DatabaseUrl, database: &Database, doorbell: &Doorbell) -> Ended {
-    let mut config = url.config().clone();
-    config.application_name("agent-sync listener");
+    let url = url.named("agent-sync listener");
     let (client, mut connection) =
-        match timeout(SETUP_TIMEOUT, config.connect(url.tls().connector())).await {
+        match timeout(SETUP_TIMEOUT, url.config().connect(url.tls().connector())).await {
             Ok(Ok(connected)) => connected,
             Ok(Err(e)) => return Ended::Lost(e.into()),
             Err(_) => return Ended::Lost(timed_out("connecting")),

@@ -70,8 +70,13 @@ pub struct Database {
 }
 
 impl Database {
-    /// Opens nothing yet.
+    /// The worker's own. Opens nothing yet.
     pub fn new(url: &DatabaseUrl) -> Self {
+        Self::sized(url, POOL_SIZE)
+    }
+
+    /// At most so many connections. Opens nothing yet.
+    pub fn sized(url: &DatabaseUrl, size: usize) -> Self {
         let recycling = ManagerConfig {
             recycling_method: RecyclingMethod::Fast,
         };
@@ -82,7 +87,7 @@ impl Database {
             recycle: Some(CONNECT_TIMEOUT),
         };
         let builder = Pool::builder(manager)
-            .max_size(POOL_SIZE)
+            .max_size(size)
             .runtime(deadpool_postgres::Runtime::Tokio1)
             .timeouts(timeouts);
         let pool = builder
@@ -284,6 +289,16 @@ impl Error {
     /// Whether somebody else was faster, and looking again is all there is to do.
     pub fn is_lost_race(&self) -> bool {
         matches!(self, Self::Postgres(e) if e.code() == Some(&SqlState::T_R_SERIALIZATION_FAILURE))
+    }
+
+    /// Whether the role lacks a privilege (or what row-level security demands of it).
+    pub fn is_denied(&self) -> bool {
+        matches!(self, Self::Postgres(e) if e.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE))
+    }
+
+    /// Whether the server has said so, and goes on answering.
+    pub fn is_from_server(&self) -> bool {
+        matches!(self, Self::Postgres(e) if e.code().is_some() && !e.is_closed())
     }
 
     /// Whether a table or column that we asked for is not there (any more).

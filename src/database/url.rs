@@ -44,6 +44,13 @@ impl DatabaseUrl {
         &self.config
     }
 
+    /// The same, for connections of this name.
+    pub fn named(&self, application: &str) -> Self {
+        let mut named = self.clone();
+        named.config.application_name(application);
+        named
+    }
+
     pub fn tls(&self) -> Tls {
         self.tls.clone()
     }

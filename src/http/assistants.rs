@@ -1,4 +1,8 @@
-//! The API: `POST /assistants`, with lazy sync, and `GET /assistants/{id}`.
+//! The API: LangGraph's `/assistants`, as far as a caller may see them.
+//!
+//! A caller sees what is theirs, and of the synced assistants that are the system's those whose agent the database shows them.
+//! Anything else does not exist. What an assistant says is read first and the database asked afterwards: whoever loses an agent
+//! meanwhile gets nothing new of it.
 
 use std::sync::Arc;
 
@@ -9,22 +13,23 @@ use tracing::{error, warn};
 use uuid::Uuid;
 
 use super::auth::{Authenticator, Caller};
-use super::create::{AssistantCreate, assistant_id};
-use super::{Answer, Handle, Problem, json_answer, read_json};
-use crate::config;
+use super::create::AssistantCreate;
+use super::fields::assistant_id;
+use super::lazy_sync::{self, NotSynced};
+use super::search::AssistantSearch;
+use super::{Answer, Handle, Problem, json_answer, patch, read_json};
+use crate::access::Identity;
 use crate::database::{Error, Fault};
-use crate::ids::{AgentId, AssistantId, SYSTEM};
-use crate::plan::{self, Claim, IfExists};
-use crate::store::{Assistant, New, Store};
-use crate::syncer::{Entrance, Outcome, Syncer};
+use crate::ids::{AgentId, AssistantId};
+use crate::plan::IfExists;
+use crate::store::{Changed, Found, New, Patch, Store, Viewer};
+use crate::syncer::{Released, Syncer};
 
 #[derive(Debug)]
 pub struct Assistants {
     pub store: Store,
     /// `None` in in-memory mode: there is nothing to sync from.
     pub syncer: Option<Arc<Syncer>>,
-    /// Any caller may sync any active agent.
-    pub dev: bool,
     pub authenticator: Authenticator,
 }
 
@@ -32,112 +37,54 @@ impl Handle for Assistants {
     async fn handle(&self, request: Request<Incoming>) -> Result<Answer, Problem> {
         let path = request.uri().path().to_owned();
         let segments: Vec<&str> = path.split('/').skip(1).collect();
-        match (request.method(), segments.as_slice()) {
-            (&Method::POST, ["assistants"]) => {
-                let caller = self.authenticator.caller(request.headers()).await?;
-                self.create(&caller, read_json(request.into_body()).await?)
-                    .await
+        let Some((&"assistants", rest)) = segments.split_first() else {
+            return Err(Problem::not_found());
+        };
+        let caller = self.authenticator.caller(request.headers()).await?;
+        let method = request.method().clone();
+        let body = async || read_json(request.into_body()).await;
+        match (&method, rest) {
+            (&Method::POST, []) => self.create(&caller, body().await?).await,
+            (_, []) => Err(Problem::method_not_allowed("POST")),
+            (&Method::POST, ["search"]) => self.search(&caller, body().await?).await,
+            (&Method::POST, ["count"]) => self.count(&caller, body().await?).await,
+            (_, ["search" | "count"]) => Err(Problem::method_not_allowed("POST")),
+            (&Method::GET | &Method::HEAD, [id]) => self.get(&caller, assistant_id(id)?).await,
+            (&Method::PATCH, [id]) => {
+                let id = assistant_id(id)?;
+                self.patch(&caller, id, patch::parse(body().await?)?).await
             }
-            (_, ["assistants"]) => Err(Problem::method_not_allowed("POST")),
-            (&Method::GET | &Method::HEAD, ["assistants", id]) => self.get(assistant_id(id)?).await,
-            (_, ["assistants", _]) => Err(Problem::method_not_allowed("GET, HEAD")),
+            (&Method::DELETE, [id]) => self.delete(&caller, assistant_id(id)?).await,
+            (_, [_]) => Err(Problem::method_not_allowed("GET, HEAD, PATCH, DELETE")),
             _ => Err(Problem::not_found()),
         }
     }
-}
-
-/// Why a request that names an agent gets an assistant without it.
-enum NotSynced {
-    /// Fit for a log.
-    Because(String),
-    /// The id that it names is taken.
-    Taken(AssistantId),
 }
 
 impl Assistants {
     async fn create(&self, caller: &Caller, body: Value) -> Result<Answer, Problem> {
         let create = AssistantCreate::parse(body)?;
         if let Some(agent) = &create.agent {
-            match self.lazy_sync(caller, agent, &create).await? {
-                Ok(assistant) => return Ok(json_answer(StatusCode::OK, &assistant.to_json())),
+            let synced = lazy_sync::run(self.syncer.as_deref(), caller, agent, &create).await?;
+            match synced {
+                Ok(id) => match self.seen(caller, id).await? {
+                    Some(found) => return Ok(ok(&found)),
+                    None => not_synced(agent, "the assistant was removed at once"),
+                },
                 Err(NotSynced::Taken(id)) => {
                     return self.existing(caller, id, create.if_exists).await;
                 }
-                Err(NotSynced::Because(reason)) => {
-                    warn!(agent = %shortened(agent), reason, "lazy sync skipped, the assistant is made from the request alone");
-                }
+                Err(NotSynced::Because(reason)) => not_synced(agent, &reason),
             }
         }
         let id = create
             .assistant_id
             .unwrap_or_else(|| AssistantId(Uuid::new_v4()));
         let if_exists = create.if_exists;
-        match self
-            .store
-            .create(bare(caller, id, create)?)
-            .await
-            .map_err(|e| problem(&e))?
-        {
+        let created = self.store.create(bare(caller, id, create)?).await;
+        match created.map_err(|e| problem(&e))? {
             Some(assistant) => Ok(json_answer(StatusCode::OK, &assistant.to_json())),
             None => self.existing(caller, id, if_exists).await,
-        }
-    }
-
-    /// Syncs the agent that the request names, and returns the assistant that is the caller's or everybody's.
-    async fn lazy_sync(
-        &self,
-        caller: &Caller,
-        agent: &Value,
-        create: &AssistantCreate,
-    ) -> Result<Result<Assistant, NotSynced>, Problem> {
-        let skipped = |reason: &str| Ok(Err(NotSynced::Because(reason.to_owned())));
-        let Some(syncer) = &self.syncer else {
-            return skipped("in memory, nothing is synced");
-        };
-        if !self.dev {
-            return skipped(&format!(
-                "lazy sync is off ({} is false)",
-                config::ROBYN_DEV
-            ));
-        }
-        let Some(agent) = agent
-            .as_str()
-            .and_then(|id| Uuid::try_parse(id).ok())
-            .map(AgentId)
-        else {
-            return skipped("supabase_agent_id is not an uuid");
-        };
-        let claim = Claim {
-            owner: caller.owner(),
-            assistant_id: create.assistant_id,
-            if_exists: create.if_exists,
-            metadata: create.metadata.clone(),
-        };
-        let batch = match syncer.sync_now(&[agent], Entrance::Request(&claim)).await {
-            Ok(batch) => batch,
-            // Where the database is down, so is the store: there is nothing to make instead. And what was made instead
-            // while a newer worker takes over would be in its way.
-            Err(e)
-                if matches!(e.fault(), Fault::Passing | Fault::Locked)
-                    || matches!(e, Error::Newer(_)) =>
-            {
-                return Err(problem(&e));
-            }
-            Err(e) => return skipped(&format!("the sync failed: {e}")),
-        };
-        match (batch.answer, batch.outcomes.into_iter().next()) {
-            (_, Some((_, Outcome::Busy))) => Err(Problem::unavailable()),
-            (_, Some((_, Outcome::Failed(error)))) => skipped(&format!("the sync failed: {error}")),
-            (Some(plan::Answer::Taken), _) => Ok(Err(NotSynced::Taken(
-                create.assistant_id.unwrap_or_else(|| agent.canonical()),
-            ))),
-            (Some(plan::Answer::Assistant(id)), _) => {
-                let assistant = self.store.get(id).await.map_err(|e| problem(&e))?;
-                Ok(assistant.ok_or_else(|| {
-                    NotSynced::Because("the assistant was removed at once".to_owned())
-                }))
-            }
-            (None, _) => skipped("there is no such active agent"),
         }
     }
 
@@ -148,33 +95,152 @@ impl Assistants {
         id: AssistantId,
         if_exists: IfExists,
     ) -> Result<Answer, Problem> {
-        let conflict = || {
+        let existing = match if_exists {
+            IfExists::Raise => None,
+            IfExists::DoNothing => self.seen(caller, id).await?,
+        };
+        existing.as_ref().map(ok).ok_or_else(|| {
             Problem::new(
                 StatusCode::CONFLICT,
                 format!("Assistant {id} already exists"),
             )
-        };
-        if if_exists == IfExists::Raise {
-            return Err(conflict());
-        }
-        let existing = self
-            .store
-            .get(id)
-            .await
-            .map_err(|e| problem(&e))?
-            .ok_or_else(conflict)?;
-        match existing.metadata.get("owner").and_then(Value::as_str) {
-            Some(owner) if owner != caller.owner() && owner != SYSTEM => Err(conflict()),
-            _ => Ok(json_answer(StatusCode::OK, &existing.to_json())),
-        }
+        })
     }
 
-    async fn get(&self, id: AssistantId) -> Result<Answer, Problem> {
-        match self.store.get(id).await.map_err(|e| problem(&e))? {
-            Some(assistant) => Ok(json_answer(StatusCode::OK, &assistant.to_json())),
+    async fn get(&self, caller: &Caller, id: AssistantId) -> Result<Answer, Problem> {
+        match self.seen(caller, id).await? {
+            Some(found) => Ok(ok(&found)),
             None => Err(Problem::not_found()),
         }
     }
+
+    async fn patch(
+        &self,
+        caller: &Caller,
+        id: AssistantId,
+        patch: Patch,
+    ) -> Result<Answer, Problem> {
+        let changed = self.store.patch(id, &caller.owner(), patch).await;
+        match changed.map_err(|e| problem(&e))? {
+            Changed::Done(assistant) => Ok(json_answer(StatusCode::OK, &assistant.to_json())),
+            Changed::Synced(agent) => Err(read_only(id, agent)),
+            Changed::NotTheirs => Err(self.not_theirs(caller, id).await?),
+        }
+    }
+
+    async fn delete(&self, caller: &Caller, id: AssistantId) -> Result<Answer, Problem> {
+        let owner = caller.owner();
+        let deleted = self.store.delete(id, &owner).await;
+        match (deleted.map_err(|e| problem(&e))?, &self.syncer) {
+            (Changed::Done(()), _) => Ok(super::empty_answer(StatusCode::NO_CONTENT)),
+            (Changed::Synced(agent), Some(syncer)) => {
+                let released = syncer.release(agent, id, &owner).await;
+                match released.map_err(|e| problem(&e))? {
+                    Released::Done => Ok(super::empty_answer(StatusCode::NO_CONTENT)),
+                    Released::NotTheirs => Err(self.not_theirs(caller, id).await?),
+                    Released::Busy => Err(Problem::unavailable()),
+                }
+            }
+            _ => Err(self.not_theirs(caller, id).await?),
+        }
+    }
+
+    /// Why a caller may not change an assistant: it is everybody's, or as far as they may know there is none.
+    async fn not_theirs(&self, caller: &Caller, id: AssistantId) -> Result<Problem, Problem> {
+        let shared = self
+            .seen(caller, id)
+            .await?
+            .and_then(|found| found.shared());
+        Ok(match shared {
+            Some(agent) => read_only(id, agent),
+            None => Problem::new(
+                StatusCode::NOT_FOUND,
+                format!("Assistant with ID {id} not found"),
+            ),
+        })
+    }
+
+    async fn search(&self, caller: &Caller, body: Value) -> Result<Answer, Problem> {
+        let search = AssistantSearch::parse(body)?;
+        let viewer = self.viewer(caller).await?;
+        let found = self.store.search(&viewer, &search.filter, search.page);
+        let found = found.await.map_err(|e| problem(&e))?;
+        let seen = self.visible(caller, found).await?;
+        let listed = seen
+            .iter()
+            .map(|found| search.selected(found.assistant.to_json()));
+        Ok(json_answer(StatusCode::OK, &listed.collect()))
+    }
+
+    async fn count(&self, caller: &Caller, body: Value) -> Result<Answer, Problem> {
+        let search = AssistantSearch::parse(body)?;
+        let viewer = self.viewer(caller).await?;
+        let count = self.store.count(&viewer, &search.filter).await;
+        Ok(json_answer(
+            StatusCode::OK,
+            &json!(count.map_err(|e| problem(&e))?),
+        ))
+    }
+
+    /// Who is looking, and the agents that the database shows them.
+    async fn viewer(&self, caller: &Caller) -> Result<Viewer, Problem> {
+        let agents = match (&self.syncer, caller.identity()) {
+            (Some(syncer), Some(identity)) => syncer.readable(&identity).await,
+            _ => Ok(None),
+        };
+        Ok(Viewer {
+            owner: caller.owner(),
+            agents: agents.or_else(|e| nothing_shared(&e).map(Some))?,
+        })
+    }
+
+    async fn seen(&self, caller: &Caller, id: AssistantId) -> Result<Option<Found>, Problem> {
+        let found = self.store.get(id).await.map_err(|e| problem(&e))?;
+        let mut seen = self.visible(caller, found.into_iter().collect()).await?;
+        Ok(seen.pop())
+    }
+
+    /// Of what was just read, what the caller may see.
+    async fn visible(&self, caller: &Caller, mut found: Vec<Found>) -> Result<Vec<Found>, Problem> {
+        let owner = caller.owner();
+        let shared: Vec<AgentId> = found
+            .iter()
+            .filter(|found| !found.is_of(&owner))
+            .filter_map(Found::shared)
+            .collect();
+        let permitted = match &self.syncer {
+            Some(syncer) if !shared.is_empty() => {
+                let identity: Option<Identity> = caller.identity();
+                let asked = syncer.permitted(identity.as_ref(), &shared).await;
+                asked.or_else(|e| nothing_shared(&e))?
+            }
+            _ => Default::default(),
+        };
+        found.retain(|found| {
+            let is_permitted = |agent| permitted.contains(&agent);
+            found.is_of(&owner) || found.shared().is_some_and(is_permitted)
+        });
+        Ok(found)
+    }
+}
+
+fn ok(found: &Found) -> Answer {
+    json_answer(StatusCode::OK, &found.assistant.to_json())
+}
+
+fn read_only(id: AssistantId, agent: AgentId) -> Problem {
+    Problem::new(
+        StatusCode::CONFLICT,
+        format!("Assistant {id} is kept equal to agent {agent}: edit the agent instead"),
+    )
+}
+
+fn not_synced(agent: &Value, reason: &str) {
+    let agent = shortened(agent);
+    warn!(
+        agent,
+        reason, "lazy sync skipped, the assistant is made from the request alone"
+    );
 }
 
 /// An assistant from the request alone, without any link to an agent.
@@ -201,8 +267,20 @@ fn bare(caller: &Caller, id: AssistantId, create: AssistantCreate) -> Result<New
     })
 }
 
+/// Where the database cannot be asked what is shared with a caller until an operator has mended something, that is nothing; what
+/// is their own they have all the same.
+fn nothing_shared<T: Default>(error: &Error) -> Result<T, Problem> {
+    match error.fault() {
+        Fault::Setup | Fault::Data => {
+            error!(%error, "nobody sees what is shared");
+            Ok(T::default())
+        }
+        Fault::Passing | Fault::Locked => Err(problem(error)),
+    }
+}
+
 /// What a client is told of an error; what it was stays in the log.
-fn problem(error: &Error) -> Problem {
+pub fn problem(error: &Error) -> Problem {
     error!(%error, "a request failed");
     match error.fault() {
         Fault::Data => Problem::unprocessable("The database cannot store this assistant"),

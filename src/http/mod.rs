@@ -4,6 +4,10 @@ pub mod admin;
 pub mod assistants;
 pub mod auth;
 mod create;
+mod fields;
+mod lazy_sync;
+mod patch;
+mod search;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -96,6 +100,12 @@ pub fn json_answer(status: StatusCode, body: &Value) -> Answer {
     answer
         .headers_mut()
         .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    answer
+}
+
+pub fn empty_answer(status: StatusCode) -> Answer {
+    let mut answer = Response::new(Full::default());
+    *answer.status_mut() = status;
     answer
 }
 

@@ -1,12 +1,14 @@
 //! Assistants in memory, for a worker without a database. Nothing is synced into it.
 
+use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use serde_json::{Map, Value};
 use time::OffsetDateTime;
 
-use super::{Assistant, New};
+use super::{Assistant, Changed, Filter, Found, New, Order, Page, Patch, Viewer};
 use crate::ids::AssistantId;
 
 #[derive(Debug, Default)]
@@ -15,21 +17,12 @@ pub struct Memory {
 }
 
 impl Memory {
-    pub fn get(&self, id: AssistantId) -> Option<Assistant> {
-        self.assistants
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(&id)
-            .cloned()
+    pub fn get(&self, id: AssistantId) -> Option<Found> {
+        self.lock().get(&id).map(found)
     }
 
     pub fn create(&self, new: New, now: OffsetDateTime) -> Option<Assistant> {
-        match self
-            .assistants
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .entry(new.id)
-        {
+        match self.lock().entry(new.id) {
             Entry::Occupied(_) => None,
             Entry::Vacant(place) => {
                 let assistant = Assistant {
@@ -48,4 +41,118 @@ impl Memory {
             }
         }
     }
+
+    pub fn patch(
+        &self,
+        id: AssistantId,
+        owner: &str,
+        patch: Patch,
+        now: OffsetDateTime,
+    ) -> Changed<Assistant> {
+        match self.lock().get_mut(&id) {
+            Some(assistant) if found(assistant).is_of(owner) => {
+                patch.apply(assistant);
+                assistant.version += 1;
+                assistant.updated_at = now;
+                Changed::Done(assistant.clone())
+            }
+            _ => Changed::NotTheirs,
+        }
+    }
+
+    pub fn delete(&self, id: AssistantId, owner: &str) -> Changed<()> {
+        match self.lock().entry(id) {
+            Entry::Occupied(place) if found(place.get()).is_of(owner) => {
+                place.remove();
+                Changed::Done(())
+            }
+            _ => Changed::NotTheirs,
+        }
+    }
+
+    pub fn search(&self, viewer: &Viewer, filter: &Filter, page: Page) -> Vec<Found> {
+        let mut matching = self.matching(viewer, filter);
+        matching.sort_by(|a, b| {
+            let order = compare(&a.assistant, &b.assistant, page.order);
+            match page.ascending {
+                true => order,
+                false => order.reverse(),
+            }
+            .then_with(|| a.assistant.id.cmp(&b.assistant.id))
+        });
+        let (skip, take) = (size(page.offset), size(page.limit));
+        matching.into_iter().skip(skip).take(take).collect()
+    }
+
+    pub fn count(&self, viewer: &Viewer, filter: &Filter) -> i64 {
+        i64::try_from(self.matching(viewer, filter).len()).unwrap_or(i64::MAX)
+    }
+
+    fn matching(&self, viewer: &Viewer, filter: &Filter) -> Vec<Found> {
+        let assistants = self.lock();
+        let found = assistants.values().map(found);
+        found
+            .filter(|found| found.is_of(&viewer.owner) && matches(&found.assistant, filter))
+            .collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<AssistantId, Assistant>> {
+        self.assistants
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn found(assistant: &Assistant) -> Found {
+    Found {
+        assistant: assistant.clone(),
+        synced: None,
+    }
+}
+
+fn matches(assistant: &Assistant, filter: &Filter) -> bool {
+    let name = assistant.name.as_deref().unwrap_or_default().to_lowercase();
+    filter
+        .name
+        .as_ref()
+        .is_none_or(|part| name.contains(&part.to_lowercase()))
+        && filter
+            .graph_id
+            .as_ref()
+            .is_none_or(|graph| *graph == assistant.graph_id)
+        && contains_all(&assistant.metadata, &filter.metadata)
+}
+
+/// Containment as Postgres' `@>` has it.
+fn contains(whole: &Value, part: &Value) -> bool {
+    match (whole, part) {
+        (Value::Object(whole), Value::Object(part)) => contains_all(whole, part),
+        (Value::Array(whole), Value::Array(part)) => part
+            .iter()
+            .all(|item| whole.iter().any(|candidate| contains(candidate, item))),
+        (whole, part) => whole == part,
+    }
+}
+
+fn contains_all(whole: &Map<String, Value>, part: &Map<String, Value>) -> bool {
+    part.iter().all(|(key, value)| {
+        whole
+            .get(key)
+            .is_some_and(|candidate| contains(candidate, value))
+    })
+}
+
+fn compare(a: &Assistant, b: &Assistant, order: Order) -> Ordering {
+    let name = |assistant: &Assistant| assistant.name.as_deref().unwrap_or_default().to_lowercase();
+    match order {
+        Order::Id => a.id.cmp(&b.id),
+        Order::CreatedAt => a.created_at.cmp(&b.created_at),
+        Order::UpdatedAt => a.updated_at.cmp(&b.updated_at),
+        Order::Name => name(a).cmp(&name(b)),
+        Order::GraphId => a.graph_id.to_lowercase().cmp(&b.graph_id.to_lowercase()),
+    }
+}
+
+fn size(number: i64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
 }

@@ -1,15 +1,16 @@
 //! Where assistants live. Clients reach single assistants through [`Store`]; the syncer writes the assistants of
-//! agents in batches, in the transaction that also moves the ledger and the outbox ([`postgres::Assistants`]).
+//! agents in batches, in the transaction that also moves the ledger and the outbox ([`batch`]).
 
+pub mod batch;
 pub mod memory;
-pub mod postgres;
+mod postgres;
 
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 use time::macros::format_description;
 
 use crate::database;
-use crate::ids::AssistantId;
+use crate::ids::{AgentId, AssistantId, SYSTEM};
 
 /// An assistant as the LangGraph API shows it.
 #[derive(Debug, Clone, PartialEq)]
@@ -38,6 +39,129 @@ pub struct New {
     pub description: Option<String>,
 }
 
+/// An assistant, and what the ledger says of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Found {
+    pub assistant: Assistant,
+    /// `None`: nobody keeps it equal to an agent.
+    pub synced: Option<Synced>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Synced {
+    pub agent: AgentId,
+    pub owner: String,
+}
+
+impl Found {
+    /// Whether it is this owner's. Of a synced one the ledger says so; of any other, what its maker has put into the metadata.
+    pub fn is_of(&self, owner: &str) -> bool {
+        match &self.synced {
+            Some(synced) => synced.owner == owner,
+            None => self.assistant.metadata.get("owner").and_then(Value::as_str) == Some(owner),
+        }
+    }
+
+    /// The agent of one that is everybody's who may have that agent.
+    pub fn shared(&self) -> Option<AgentId> {
+        let synced = self.synced.as_ref()?;
+        (synced.owner == SYSTEM).then_some(synced.agent)
+    }
+}
+
+/// What a client changes of an assistant; `None` stays.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Patch {
+    pub graph_id: Option<String>,
+    pub config: Option<Map<String, Value>>,
+    pub context: Option<Map<String, Value>>,
+    /// Merged, key by key.
+    pub metadata: Option<Map<String, Value>>,
+    pub name: Option<String>,
+    pub description: Option<String>,
+}
+
+impl Patch {
+    /// Whether it leaves alone what an agent says.
+    fn is_metadata_only(&self) -> bool {
+        let Self {
+            graph_id,
+            config,
+            context,
+            metadata: _,
+            name,
+            description,
+        } = self;
+        graph_id.is_none()
+            && config.is_none()
+            && context.is_none()
+            && name.is_none()
+            && description.is_none()
+    }
+
+    fn apply(self, assistant: &mut Assistant) {
+        assistant.metadata.extend(self.metadata.unwrap_or_default());
+        assistant.description = self.description.or(assistant.description.take());
+        assistant.name = self.name.or(assistant.name.take());
+        for (part, patched) in [
+            (&mut assistant.config, self.config),
+            (&mut assistant.context, self.context),
+        ] {
+            if let Some(patched) = patched {
+                *part = patched;
+            }
+        }
+        if let Some(graph_id) = self.graph_id {
+            assistant.graph_id = graph_id;
+        }
+    }
+}
+
+/// What came of an owner's wish to change or delete an assistant.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Changed<T> {
+    Done(T),
+    /// There is none of that owner's.
+    NotTheirs,
+    /// It is kept equal to this agent.
+    Synced(AgentId),
+}
+
+/// Which assistants are looked for, of those that one may see.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Filter {
+    /// Contained in the assistant's.
+    pub metadata: Map<String, Value>,
+    pub graph_id: Option<String>,
+    /// A part of it, in either case.
+    pub name: Option<String>,
+}
+
+/// Who is looking.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Viewer {
+    pub owner: String,
+    /// The agents whose shared assistants they may see. `None`: all.
+    pub agents: Option<Vec<AgentId>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Page {
+    pub limit: i64,
+    pub offset: i64,
+    pub order: Order,
+    pub ascending: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    Id,
+    CreatedAt,
+    UpdatedAt,
+    Name,
+    GraphId,
+}
+
 #[derive(Debug)]
 pub enum Store {
     Memory(memory::Memory),
@@ -45,7 +169,7 @@ pub enum Store {
 }
 
 impl Store {
-    pub async fn get(&self, id: AssistantId) -> Result<Option<Assistant>, database::Error> {
+    pub async fn get(&self, id: AssistantId) -> Result<Option<Found>, database::Error> {
         match self {
             Self::Memory(memory) => Ok(memory.get(id)),
             Self::Postgres(database) => postgres::get(database, id).await,
@@ -57,6 +181,50 @@ impl Store {
         match self {
             Self::Memory(memory) => Ok(memory.create(new, OffsetDateTime::now_utc())),
             Self::Postgres(database) => postgres::create(database, new).await,
+        }
+    }
+
+    /// Of a synced assistant, only metadata can be patched.
+    pub async fn patch(
+        &self,
+        id: AssistantId,
+        owner: &str,
+        patch: Patch,
+    ) -> Result<Changed<Assistant>, database::Error> {
+        match self {
+            Self::Memory(memory) => Ok(memory.patch(id, owner, patch, OffsetDateTime::now_utc())),
+            Self::Postgres(database) => postgres::patch(database, id, owner, patch).await,
+        }
+    }
+
+    /// Not for synced assistants: the ledger has to know.
+    pub async fn delete(
+        &self,
+        id: AssistantId,
+        owner: &str,
+    ) -> Result<Changed<()>, database::Error> {
+        match self {
+            Self::Memory(memory) => Ok(memory.delete(id, owner)),
+            Self::Postgres(database) => postgres::delete(database, id, owner).await,
+        }
+    }
+
+    pub async fn search(
+        &self,
+        viewer: &Viewer,
+        filter: &Filter,
+        page: Page,
+    ) -> Result<Vec<Found>, database::Error> {
+        match self {
+            Self::Memory(memory) => Ok(memory.search(viewer, filter, page)),
+            Self::Postgres(database) => postgres::search(database, viewer, filter, page).await,
+        }
+    }
+
+    pub async fn count(&self, viewer: &Viewer, filter: &Filter) -> Result<i64, database::Error> {
+        match self {
+            Self::Memory(memory) => Ok(memory.count(viewer, filter)),
+            Self::Postgres(database) => postgres::count(database, viewer, filter).await,
         }
     }
 }

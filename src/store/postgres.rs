@@ -1,63 +1,25 @@
-//! `langgraph_server.assistants`, the table of a LangGraph runtime that shares the database.
+//! `langgraph_server.assistants`, the table of a LangGraph runtime that shares the database, as clients use it: one assistant at a
+//! time. What the ledger says of each is read along.
 
-use std::collections::{HashMap, HashSet};
-
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 use tokio_postgres::types::{Json, Type};
 use tokio_postgres::{Row, Transaction};
 use uuid::Uuid;
 
-use super::{Assistant, New};
-use crate::assistant;
-use crate::database::{DEADLINE, Database, Error, Param, begin, column};
+use super::{Assistant, Changed, Filter, Found, New, Order, Page, Patch, Synced, Viewer};
+use crate::database::{DEADLINE, Database, Error, begin, column};
 use crate::ids::AssistantId;
-use crate::plan::Existing;
 use crate::sql;
 
-/// An assistant of an agent, about to be written.
-#[derive(Debug)]
-pub struct Write<'a> {
-    pub assistant: assistant::Assistant<'a>,
-    pub content_hash: Vec<u8>,
-    pub how: How,
-    /// Metadata that the client who has this assistant made sent along. Counts on an insert only.
-    pub foreign: Option<&'a Map<String, Value>>,
-}
-
-impl Write<'_> {
-    fn metadata(&self) -> Value {
-        let mut metadata = self.assistant.metadata();
-        if let (How::Insert, Some(foreign), Value::Object(ours)) =
-            (self.how, self.foreign, &mut metadata)
-        {
-            let kept = foreign
-                .iter()
-                .filter(|(key, _)| !assistant::METADATA_KEYS.contains(&key.as_str()));
-            ours.extend(kept.map(|(key, value)| (key.clone(), value.clone())));
-        }
-        metadata
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum How {
-    Insert,
-    Update,
-    /// To another owner: metadata that is not ours goes.
-    HandOver,
-    /// Takes the id of a row that an older runtime made, and nothing else of it.
-    Adopt,
-}
-
-pub async fn get(database: &Database, id: AssistantId) -> Result<Option<Assistant>, Error> {
+pub async fn get(database: &Database, id: AssistantId) -> Result<Option<Found>, Error> {
     let reading = async {
         let client = database.client().await?;
         let row = client
             .query_typed_opt(sql!("assistant_get"), &[(&id.to_string(), Type::TEXT)])
             .await?;
         client.give_back();
-        row.map(|row| decode(id, &row)).transpose()
+        row.map_or(Ok(None), |row| found(&row))
     };
     database.within(DEADLINE, reading).await
 }
@@ -88,98 +50,154 @@ pub async fn create(database: &Database, new: New) -> Result<Option<Assistant>, 
     database.within(DEADLINE, writing).await
 }
 
-/// Which of these assistants exist, whoever made them.
-pub async fn observe(
-    tx: &Transaction<'_>,
-    ids: &[AssistantId],
-) -> Result<HashMap<AssistantId, Existing>, Error> {
-    let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
-    let rows = tx
-        .query_typed(sql!("assistants_observe"), &[(&ids, Type::TEXT_ARRAY)])
+/// The assistant, held until the transaction ends, if it is this owner's.
+async fn take(tx: &Transaction<'_>, id: AssistantId, owner: &str) -> Result<Option<Found>, Error> {
+    let row = tx
+        .query_typed_opt(sql!("assistant_take"), &[(&id.to_string(), Type::TEXT)])
         .await?;
+    let found = row.map_or(Ok(None), |row| found(&row))?;
+    Ok(found.filter(|found| found.is_of(owner)))
+}
+
+pub async fn patch(
+    database: &Database,
+    id: AssistantId,
+    owner: &str,
+    patch: Patch,
+) -> Result<Changed<Assistant>, Error> {
+    let writing = async {
+        let mut client = database.client().await?;
+        let tx = begin(&mut client).await?;
+        let changed = match take(&tx, id, owner).await? {
+            None => Changed::NotTheirs,
+            Some(Found {
+                synced: Some(synced),
+                ..
+            }) if !patch.is_metadata_only() => Changed::Synced(synced.agent),
+            Some(Found { mut assistant, .. }) => {
+                patch.apply(&mut assistant);
+                let row = tx
+                    .query_typed_one(
+                        sql!("assistant_patch"),
+                        &[
+                            (&id.to_string(), Type::TEXT),
+                            (&assistant.graph_id, Type::TEXT),
+                            (&Json(&assistant.config), Type::JSONB),
+                            (&Json(&assistant.context), Type::JSONB),
+                            (&Json(&assistant.metadata), Type::JSONB),
+                            (&assistant.name, Type::TEXT),
+                            (&assistant.description, Type::TEXT),
+                        ],
+                    )
+                    .await?;
+                Changed::Done(decode(id, &row)?)
+            }
+        };
+        tx.commit().await?;
+        client.give_back();
+        Ok(changed)
+    };
+    database.within(DEADLINE, writing).await
+}
+
+pub async fn delete(
+    database: &Database,
+    id: AssistantId,
+    owner: &str,
+) -> Result<Changed<()>, Error> {
+    let writing = async {
+        let mut client = database.client().await?;
+        let tx = begin(&mut client).await?;
+        let changed = match take(&tx, id, owner).await? {
+            None => Changed::NotTheirs,
+            Some(Found {
+                synced: Some(synced),
+                ..
+            }) => Changed::Synced(synced.agent),
+            Some(_) => {
+                tx.execute_typed(sql!("assistant_delete"), &[(&id.to_string(), Type::TEXT)])
+                    .await?;
+                Changed::Done(())
+            }
+        };
+        tx.commit().await?;
+        client.give_back();
+        Ok(changed)
+    };
+    database.within(DEADLINE, writing).await
+}
+
+pub async fn search(
+    database: &Database,
+    viewer: &Viewer,
+    filter: &Filter,
+    page: Page,
+) -> Result<Vec<Found>, Error> {
+    let statement = sql!("assistants_search");
+    let rows = select(database, statement, viewer, filter, Some(page)).await?;
     rows.iter()
-        .map(|row| {
-            Ok((
-                id(row)?,
-                Existing {
-                    owner: column(row, "owner")?,
-                    row_hash: column(row, "row_hash")?,
-                },
-            ))
-        })
+        .filter_map(|row| found(row).transpose())
         .collect()
 }
 
-/// Writes assistants. Returns the fingerprints of the rows as they now are. One that is missing was not written: another
-/// session holds the row, or somebody made, took or deleted it since it was observed.
-pub async fn write(
-    tx: &Transaction<'_>,
-    writes: &[Write<'_>],
-) -> Result<HashMap<AssistantId, Vec<u8>>, Error> {
-    let mut hashes = HashMap::new();
-    for insert in [true, false] {
-        let batch: Vec<_> = writes
-            .iter()
-            .filter(|w| (w.how == How::Insert) == insert)
-            .collect();
-        if batch.is_empty() {
-            continue;
-        }
-        let ids: Vec<_> = batch.iter().map(|w| w.assistant.id.to_string()).collect();
-        let contents: Vec<&assistant::Content> =
-            batch.iter().map(|w| w.assistant.content).collect();
-        let graphs: Vec<_> = contents.iter().map(|c| c.graph_id.as_str()).collect();
-        let names: Vec<_> = contents.iter().map(|c| c.name.as_deref()).collect();
-        let descriptions: Vec<_> = contents.iter().map(|c| c.description.as_deref()).collect();
-        let configs: Vec<_> = contents.iter().map(|c| c.config.to_string()).collect();
-        let metadata: Vec<_> = batch.iter().map(|w| w.metadata().to_string()).collect();
-        let fresh: Vec<_> = batch.iter().map(|w| w.how != How::Update).collect();
-        let adopt: Vec<_> = batch.iter().map(|w| w.how == How::Adopt).collect();
-        let mut params: Vec<Param<'_>> = vec![
-            (&ids, Type::TEXT_ARRAY),
-            (&graphs, Type::TEXT_ARRAY),
-            (&names, Type::TEXT_ARRAY),
-            (&descriptions, Type::TEXT_ARRAY),
-            (&configs, Type::TEXT_ARRAY),
-            (&metadata, Type::TEXT_ARRAY),
-        ];
-        let statement = if insert {
-            sql!("assistants_insert")
-        } else {
-            params.extend([
-                (&fresh as _, Type::BOOL_ARRAY),
-                (&adopt as _, Type::BOOL_ARRAY),
-            ]);
-            sql!("assistants_update")
-        };
-        for row in tx.query_typed(statement, &params).await? {
-            hashes.insert(id(&row)?, column(&row, "row_hash")?);
-        }
-    }
-    Ok(hashes)
+pub async fn count(database: &Database, viewer: &Viewer, filter: &Filter) -> Result<i64, Error> {
+    let search = sql!("assistants_search").trim_end().trim_end_matches(';');
+    let statement = format!("select count(*) as count from (\n{search}\n) as found");
+    let rows = select(database, &statement, viewer, filter, None).await?;
+    rows.first().map_or(Ok(0), |row| column(row, "count"))
 }
 
-/// Deletes assistants that the ledger says are ours. Returns those that another session holds; they are still there.
-pub async fn delete(
-    tx: &Transaction<'_>,
-    ids: &[AssistantId],
-) -> Result<HashSet<AssistantId>, Error> {
-    if ids.is_empty() {
-        return Ok(HashSet::new());
-    }
-    let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
-    let rows = tx
-        .query_typed(sql!("assistants_delete"), &[(&ids, Type::TEXT_ARRAY)])
-        .await?;
-    rows.iter().map(id).collect()
+async fn select(
+    database: &Database,
+    statement: &str,
+    viewer: &Viewer,
+    filter: &Filter,
+    page: Option<Page>,
+) -> Result<Vec<Row>, Error> {
+    let order = page.map_or("id", |page| match page.order {
+        Order::Id => "id",
+        Order::CreatedAt => "created_at",
+        Order::UpdatedAt => "updated_at",
+        Order::Name => "name",
+        Order::GraphId => "graph_id",
+    });
+    let reading = async {
+        let client = database.client().await?;
+        let rows = client
+            .query_typed(
+                statement,
+                &[
+                    (&viewer.owner, Type::TEXT),
+                    (&viewer.agents, Type::UUID_ARRAY),
+                    (&json!(filter.metadata), Type::JSONB),
+                    (&filter.graph_id, Type::TEXT),
+                    (&filter.name, Type::TEXT),
+                    (&order, Type::TEXT),
+                    (&page.is_some_and(|page| page.ascending), Type::BOOL),
+                    (&page.map(|page| page.limit), Type::INT8),
+                    (&page.map_or(0, |page| page.offset), Type::INT8),
+                ],
+            )
+            .await?;
+        client.give_back();
+        Ok(rows)
+    };
+    database.within(DEADLINE, reading).await
 }
 
-/// We only ever ask for ids that are uuids.
-fn id(row: &Row) -> Result<AssistantId, Error> {
-    let text: &str = column(row, "id")?;
-    Uuid::try_parse(text)
-        .map(AssistantId)
-        .map_err(|e| Error::Setup(format!("langgraph_server.assistants: {e}")))
+/// `None`: its id is no uuid, so it was not made through the API, and cannot be asked for there.
+fn found(row: &Row) -> Result<Option<Found>, Error> {
+    let Ok(id) = Uuid::try_parse(column(row, "id")?).map(AssistantId) else {
+        return Ok(None);
+    };
+    let agent: Option<_> = column(row, "agent_id")?;
+    let owner: Option<_> = column(row, "owner")?;
+    Ok(Some(Found {
+        assistant: decode(id, row)?,
+        synced: agent
+            .zip(owner)
+            .map(|(agent, owner)| Synced { agent, owner }),
+    }))
 }
 
 fn decode(id: AssistantId, row: &Row) -> Result<Assistant, Error> {

@@ -11,6 +11,8 @@
 //! 6. *write back* ([`crate::write_back`]), outside the transaction: it is the only lock that an editor could wait for.
 
 mod outcome;
+mod permission;
+mod release;
 mod work;
 
 use deadpool_postgres::Transaction;
@@ -19,8 +21,10 @@ use tokio_postgres::types::Type;
 use uuid::Uuid;
 
 pub use outcome::{Batch, Outcome, Summary};
+pub use release::Released;
 use work::Work;
 
+use crate::access::{Access, Verdict};
 use crate::agent::{DecodeError, Head};
 use crate::assistant::Content;
 use crate::config::{OnRemove, Settings};
@@ -33,7 +37,7 @@ use crate::removals::{Guard, Removals};
 use crate::scope::Scope;
 use crate::source::{Shape, Source};
 use crate::sql;
-use crate::store::postgres as assistants;
+use crate::store::batch as assistants;
 use crate::write_back::WriteBack;
 
 /// How many agents of a batch may be refused for a reason that an operator has to mend (a missing privilege, say) while
@@ -43,6 +47,7 @@ const SYSTEMIC: usize = 3;
 #[derive(Debug)]
 pub struct Syncer {
     pub database: Database,
+    access: Access,
     pub source: Source,
     pub write_back: WriteBack,
     /// Wakes the change loop.
@@ -84,10 +89,11 @@ struct Active {
 }
 
 impl Syncer {
-    pub fn new(database: Database, settings: Settings) -> Self {
+    pub fn new(database: Database, access: Access, settings: Settings) -> Self {
         let write_back = WriteBack::new(database.clone());
         Self {
             database,
+            access,
             source: Source::default(),
             write_back,
             doorbell: Doorbell::default(),
@@ -225,12 +231,13 @@ impl Syncer {
             ids.extend(claim.assistant_id);
         }
         // Sent together, answered in this order.
-        let (rows, entries) =
-            futures::try_join!(shape.read(tx, agents), ledger::read(tx, agents, &ids))
+        let (rows, mut observed) =
+            futures::try_join!(shape.read(tx, agents), observe(tx, agents, &ids))
                 .map_err(reading)?;
-        ids.extend(entries.keys());
-        let existing = assistants::observe(tx, &ids).await.map_err(reading)?;
-        let observed = Observed { entries, existing };
+        let others = observed.alternatives(agents);
+        if !others.is_empty() {
+            observed.add(observe(tx, &[], &others).await.map_err(reading)?);
+        }
         let reserved = self
             .names_another_agent(tx, shape, agents, claim)
             .await
@@ -252,7 +259,7 @@ impl Syncer {
             })
             .collect();
         let mut work = Work::new(claim, self.guard.counts());
-        let mut answer = None;
+        let (mut answer, mut planned) = (None, Vec::new());
         for (agent, active) in &contents {
             match active {
                 Ok(None) if self.settings.on_remove == OnRemove::Keep => {}
@@ -262,7 +269,8 @@ impl Syncer {
                     let in_scope = reach.contains(active.head.organization_id);
                     let (wanted, answered) = plan::wanted(*agent, in_scope, claim, &observed);
                     answer = answered;
-                    work.plan(*agent, &active.content, wanted, &observed);
+                    let steps = plan::steps(*agent, &active.content, wanted, &observed);
+                    planned.push((*agent, steps));
                 }
                 Err(e) => {
                     let head = rows.get(agent).and_then(|row| row.head().ok());
@@ -272,6 +280,20 @@ impl Syncer {
                     }
                 }
             }
+        }
+        let permissions = self
+            .permissions(tx, shape, &rows, &planned, &observed, entrance)
+            .await
+            .map_err(reading)?;
+        for (agent, steps) in planned {
+            let (steps, refused) = permissions.divide(agent, steps);
+            for (planned, verdict) in refused {
+                if claim.is_some_and(|claim| claim.owner == planned.assistant.owner) {
+                    answer = None;
+                }
+                work.refuse(&planned, verdict, &observed);
+            }
+            work.plan(agent, steps, &observed);
         }
         let losing = work.losing();
         if !losing.is_empty() {
@@ -301,17 +323,19 @@ impl Syncer {
         for (agent, active) in &contents {
             if self.settings.write_back
                 && let Ok(Some(active)) = active
-                && active.head.needs_write_back(*agent)
-                && work.standing.contains(&agent.canonical())
+                && let Some(named) = &active.head.langgraph_assistant_id
+                && let Some(works) = work.working(*agent, named.as_deref())
+                && named.as_deref() != Some(works.to_string().as_str())
             {
-                batch.write_back.push(*agent);
+                batch.write_back.push((*agent, works));
             }
         }
         batch.outcomes = work.outcomes.into_iter().collect();
         Ok(batch)
     }
 
-    /// Whether a claim names an id that is another agent's: its canonical assistant is not anybody's to take.
+    /// Whether a claim names an id that is another agent's: its canonical assistant is not anybody's to take. Of an agent that
+    /// the claimant may not have, nobody is told that it exists.
     async fn names_another_agent(
         &self,
         tx: &tokio_postgres::Transaction<'_>,
@@ -324,20 +348,26 @@ impl Syncer {
             .map(|id| AgentId(id.0))
         {
             Some(named) if !agents.contains(&named) => {
-                Ok(!shape.read(tx, &[named]).await?.is_empty())
+                let rows = shape.read(tx, &[named]).await?;
+                let identity = claim.and_then(|claim| claim.identity.as_ref());
+                let verdicts = self.verdicts(shape, identity, &[named], &rows).await?;
+                Ok(verdicts.values().any(|v| *v == Verdict::Granted))
             }
             _ => Ok(false),
         }
     }
 }
 
-impl Head {
-    fn needs_write_back(&self, agent: AgentId) -> bool {
-        match &self.langgraph_assistant_id {
-            Some(id) => id.as_deref() != Some(agent.to_string().as_str()),
-            None => false,
-        }
-    }
+/// The ledger's entries of these agents and under these ids; and which of all those assistants exist.
+async fn observe(
+    tx: &tokio_postgres::Transaction<'_>,
+    agents: &[AgentId],
+    ids: &[AssistantId],
+) -> Result<Observed, Error> {
+    let entries = ledger::read(tx, agents, ids).await?;
+    let ids: Vec<_> = ids.iter().chain(entries.keys()).copied().collect();
+    let existing = assistants::observe(tx, &ids).await?;
+    Ok(Observed { entries, existing })
 }
 
 /// Whether an agent that could not be synced is in scope. One that cannot even be read is not.

@@ -4,7 +4,7 @@ use std::fmt;
 
 use tracing::{error, info, warn};
 
-use crate::ids::AgentId;
+use crate::ids::{AgentId, AssistantId};
 use crate::plan::Answer;
 use crate::removals::Objection;
 
@@ -18,6 +18,8 @@ pub enum Outcome {
     Updated,
     Skipped,
     Removed,
+    /// A user's assistant was removed, because that user may not have the agent any more.
+    Revoked,
     /// It should be removed, and is not for now ([`crate::removals`]).
     Held,
     /// Somebody else has an assistant under the id.
@@ -36,8 +38,8 @@ pub struct Batch {
     pub outcomes: Vec<(AgentId, Outcome)>,
     /// What the claimant gets, if the agent is active and was synced.
     pub answer: Option<Answer>,
-    /// Agents whose row does not name their canonical assistant, which stands.
-    pub(super) write_back: Vec<AgentId>,
+    /// Agents whose row does not name the assistant that it should, and which that is.
+    pub(super) write_back: Vec<(AgentId, AssistantId)>,
     /// Why removals did not happen.
     pub(super) objection: Option<Objection>,
     /// Something was put back into the outbox, to fall due soon.
@@ -59,7 +61,10 @@ pub struct Summary {
 impl Outcome {
     /// Whether an assistant was written.
     pub fn is_effective(&self) -> bool {
-        matches!(self, Self::Created | Self::Updated | Self::Removed)
+        matches!(
+            self,
+            Self::Created | Self::Updated | Self::Removed | Self::Revoked
+        )
     }
 
     /// Of an agent with several assistants, what weighs most is reported.
@@ -68,12 +73,13 @@ impl Outcome {
             Self::Nothing => 0,
             Self::Skipped => 1,
             Self::Removed => 2,
-            Self::Updated => 3,
-            Self::Created => 4,
-            Self::Held => 5,
-            Self::Conflict => 6,
-            Self::Busy => 7,
-            Self::Failed(_) => 8,
+            Self::Revoked => 3,
+            Self::Updated => 4,
+            Self::Created => 5,
+            Self::Held => 6,
+            Self::Conflict => 7,
+            Self::Busy => 8,
+            Self::Failed(_) => 9,
         }
     }
 
@@ -83,6 +89,7 @@ impl Outcome {
             Self::Updated => "updated",
             Self::Skipped => "skipped",
             Self::Removed => "removed",
+            Self::Revoked => "revoked",
             Self::Held => "held",
             Self::Conflict => "conflict",
             Self::Busy => "busy",
@@ -119,7 +126,7 @@ impl Batch {
                     error!(%agent, error, "agent failed; it is tried again later, and at once when it is edited");
                 }
                 Outcome::Busy => {
-                    warn!(%agent, "another session holds the agent's assistant, it is tried again in a moment");
+                    warn!(%agent, "another session holds the agent's assistant, or its user cannot be asked about just now; it is tried again in a moment");
                 }
                 _ => {}
             }
@@ -135,7 +142,7 @@ impl Summary {
                 Outcome::Created => &mut summary.created,
                 Outcome::Updated => &mut summary.updated,
                 Outcome::Skipped => &mut summary.skipped,
-                Outcome::Removed => &mut summary.removed,
+                Outcome::Removed | Outcome::Revoked => &mut summary.removed,
                 Outcome::Held => &mut summary.held,
                 Outcome::Conflict => &mut summary.conflict,
                 Outcome::Failed(_) | Outcome::Busy => &mut summary.failed,

@@ -1,20 +1,21 @@
 //! Everything that one transaction has to write for its agents: planned first, then carried out set by set.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use tokio_postgres::Transaction;
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::outcome::Outcome;
-use crate::assistant::{Assistant, Content};
+use crate::access::Verdict;
+use crate::assistant::Assistant;
 use crate::database::Error;
 use crate::ids::{AgentId, AssistantId, SYSTEM};
 use crate::ledger::{self, Conflict, Failure, Written};
 use crate::outbox;
-use crate::plan::{self, Claim, Observed, State, Step, Wanted};
+use crate::plan::{Claim, Observed, Planned, State, Step};
 use crate::removals::Objection;
 use crate::retry;
-use crate::store::postgres::{self as assistants, How, Write};
+use crate::store::batch::{self as assistants, How, Write};
 
 #[derive(Default)]
 pub struct Work<'a> {
@@ -27,6 +28,8 @@ pub struct Work<'a> {
     conflicts: Vec<Conflict>,
     /// What agents that are off have.
     off: Vec<Off>,
+    /// What users have who may not have the agent any more. Nothing holds these.
+    revoked: Vec<Off>,
     /// Why those that stand are not removed.
     pub objection: Option<Objection>,
     forgotten: Vec<AssistantId>,
@@ -34,12 +37,14 @@ pub struct Work<'a> {
     busy: HashSet<AgentId>,
     /// Agents that had failed before.
     troubled: HashSet<AgentId>,
-    /// The assistants that are there in the end.
-    pub standing: HashSet<AssistantId>,
+    /// The assistants that are there in the end, and their owners.
+    standing: HashMap<AgentId, BTreeMap<AssistantId, String>>,
+    /// Agents whose own id somebody else's assistant has.
+    squatted: HashSet<AgentId>,
     pub outcomes: HashMap<AgentId, Outcome>,
 }
 
-/// An entry of the ledger whose agent is not active.
+/// An entry of the ledger whose assistant is to go.
 struct Off {
     agent: AgentId,
     assistant: AssistantId,
@@ -59,42 +64,31 @@ impl<'a> Work<'a> {
     }
 
     /// What must happen to the assistants of an active agent.
-    pub fn plan(
-        &mut self,
-        agent: AgentId,
-        content: &'a Content,
-        wanted: Vec<Wanted>,
-        observed: &Observed,
-    ) {
+    pub fn plan(&mut self, agent: AgentId, planned: Vec<Planned<'a>>, observed: &Observed) {
         for entry in observed.entries_of(agent) {
             if entry.state == State::Failed {
                 self.troubled.insert(agent);
             }
             let stale = entry.state == State::Conflict
-                && !wanted.iter().any(|w| w.assistant_id == entry.assistant_id);
+                && !planned.iter().any(|p| p.assistant.id == entry.assistant_id);
             if stale {
                 self.forgotten.push(entry.assistant_id);
             }
         }
-        for Wanted {
-            assistant_id: id,
-            owner,
-        } in wanted
+        for Planned {
+            assistant,
+            content_hash,
+            step,
+        } in planned
         {
-            let assistant = Assistant {
-                id,
-                agent_id: agent,
-                owner,
-                content,
-            };
-            let content_hash = assistant.hash();
-            let (how, outcome) = match plan::step(&assistant, &content_hash, observed) {
+            let id = assistant.id;
+            let (how, outcome) = match step {
                 Step::Create => (How::Insert, Outcome::Created),
                 Step::Update => (How::Update, Outcome::Updated),
                 Step::HandOver => (How::HandOver, Outcome::Updated),
                 Step::Adopt => (How::Adopt, Outcome::Updated),
                 Step::Keep { settle } => {
-                    self.standing.insert(id);
+                    self.stands(agent, id, assistant.owner);
                     if settle {
                         self.settled.push(id);
                     }
@@ -102,14 +96,16 @@ impl<'a> Work<'a> {
                     continue;
                 }
                 Step::Conflict { known } => {
-                    let error = format!("assistant {id} exists and is not ours");
+                    if id == agent.canonical() {
+                        self.squatted.insert(agent);
+                    }
                     if !known {
                         warn!(%agent, assistant = %id, "conflict: the assistant exists and is not ours, it stays untouched");
                         self.conflicts.push(Conflict {
                             assistant_id: id,
                             agent_id: agent,
                             owner: assistant.owner,
-                            error,
+                            error: format!("assistant {id} exists and is not ours"),
                         });
                     }
                     self.note(agent, Outcome::Conflict);
@@ -129,6 +125,41 @@ impl<'a> Work<'a> {
                 foreign,
             });
         }
+    }
+
+    /// A user who may not have the agent loses the assistant, and asks again should that change. Where it cannot be told, the
+    /// assistant stays as it is.
+    pub fn refuse(&mut self, planned: &Planned<'_>, verdict: Verdict, observed: &Observed) {
+        let Assistant {
+            id,
+            agent_id: agent,
+            ref owner,
+            ..
+        } = planned.assistant;
+        let why = match verdict {
+            Verdict::Granted => return,
+            Verdict::Changed | Verdict::Unknown { passing: true, .. } => {
+                return self.postpone(agent);
+            }
+            Verdict::Unknown { why, .. } => {
+                return self.fail(agent, format!("access of user {owner}: {why}"), false);
+            }
+            Verdict::Denied(why) => why,
+        };
+        self.note(agent, Outcome::Nothing);
+        let Some(entry) = observed.entries.get(&id) else {
+            return;
+        };
+        let stands = entry.content_hash.is_some() && observed.existing.contains_key(&id);
+        if stands {
+            info!(%agent, assistant = %id, %owner, why, "access lost: the user's assistant goes");
+        }
+        self.revoked.push(Off {
+            agent,
+            assistant: id,
+            stands,
+            held: false,
+        });
     }
 
     /// An agent that is not active, or not there, has no assistants. Their entries stay, so that they can return.
@@ -189,7 +220,29 @@ impl<'a> Work<'a> {
 
     /// Whether there is anything to write to a table that others write to, too.
     pub fn touches_assistants(&self) -> bool {
-        !self.writes.is_empty() || self.off.iter().any(|off| off.stands)
+        let going = self.off.iter().chain(&self.revoked).any(|off| off.stands);
+        going || !self.writes.is_empty()
+    }
+
+    /// The assistant that an agent's row is to name: the canonical one, or in the place of one that is squatted what
+    /// everybody can use; failing that the one that it names already, or any.
+    pub fn working(&self, agent: AgentId, named: Option<&str>) -> Option<AssistantId> {
+        let standing = self.standing.get(&agent)?;
+        let canonical = agent.canonical();
+        if standing.contains_key(&canonical) {
+            return Some(canonical);
+        }
+        let systems = standing.iter().find(|(_, owner)| *owner == SYSTEM);
+        let named = standing
+            .iter()
+            .find(|(id, _)| Some(id.to_string().as_str()) == named);
+        let best = systems.or(named).or(standing.iter().next())?;
+        self.squatted.contains(&agent).then_some(*best.0)
+    }
+
+    fn stands(&mut self, agent: AgentId, assistant: AssistantId, owner: String) {
+        let standing = self.standing.entry(agent).or_default();
+        standing.insert(assistant, owner);
     }
 
     /// Carries it out. Returns whether something was put back into the outbox.
@@ -207,7 +260,7 @@ impl<'a> Work<'a> {
                 self.postpone(assistant.agent_id);
                 continue;
             };
-            self.standing.insert(assistant.id);
+            self.stands(assistant.agent_id, assistant.id, assistant.owner.clone());
             written.push(Written {
                 assistant_id: assistant.id,
                 agent_id: assistant.agent_id,
@@ -220,6 +273,7 @@ impl<'a> Work<'a> {
         ledger::synced(tx, &written).await?;
         ledger::settled(tx, &self.settled).await?;
         self.remove_off(tx).await?;
+        self.remove_revoked(tx).await?;
         ledger::forget(tx, &self.forgotten).await?;
         ledger::in_conflict(tx, &self.conflicts).await?;
         self.schedule(tx).await
@@ -238,24 +292,38 @@ impl<'a> Work<'a> {
             });
             ledger::held(tx, &held, &objection.to_string()).await?;
         }
-        let standing: Vec<_> = off
-            .iter()
-            .filter(|off| off.stands)
-            .map(|off| off.assistant)
-            .collect();
+        let removed = self.delete(tx, off, Outcome::Removed).await?;
+        ledger::removed(tx, &removed, self.counted).await
+    }
+
+    async fn remove_revoked(&mut self, tx: &Transaction<'_>) -> Result<(), Error> {
+        let revoked = std::mem::take(&mut self.revoked);
+        let removed = self.delete(tx, revoked, Outcome::Revoked).await?;
+        ledger::forget(tx, &removed).await
+    }
+
+    /// Deletes what stands. Returns what is not there any more; the rest another session holds.
+    async fn delete(
+        &mut self,
+        tx: &Transaction<'_>,
+        off: Vec<Off>,
+        outcome: Outcome,
+    ) -> Result<Vec<AssistantId>, Error> {
+        let standing = off.iter().filter(|off| off.stands);
+        let standing: Vec<_> = standing.map(|off| off.assistant).collect();
         let in_use = assistants::delete(tx, &standing).await?;
-        let mut removed = Vec::with_capacity(off.len());
+        let mut gone = Vec::with_capacity(off.len());
         for off in off {
             if in_use.contains(&off.assistant) {
                 self.postpone(off.agent);
                 continue;
             }
-            removed.push(off.assistant);
+            gone.push(off.assistant);
             if off.stands {
-                self.note(off.agent, Outcome::Removed);
+                self.note(off.agent, outcome.clone());
             }
         }
-        ledger::removed(tx, &removed, self.counted).await
+        Ok(gone)
     }
 
     /// Puts failed agents back into the outbox, each due after its backoff, and takes those out that have recovered. So

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::Problem;
+use crate::access::Identity;
 use crate::ids::SYSTEM;
 
 /// Who sent a request, as far as they have proven it.
@@ -36,6 +37,14 @@ impl Caller {
             Self::User(user) => user.id.to_string(),
             Self::System => SYSTEM.to_owned(),
             Self::Dev => "dev".to_owned(),
+        }
+    }
+
+    /// As whom the database is asked. `None`: it is not asked about this caller.
+    pub fn identity(&self) -> Option<Identity> {
+        match self {
+            Self::User(user) => Some(Identity::verified(user.id, user.claims.clone())),
+            Self::System | Self::Dev => None,
         }
     }
 }

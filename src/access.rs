@@ -1,0 +1,333 @@
+//! Which agents a user may have. The database decides: it is asked in the user's name, the way PostgREST asks, and its own
+//! row-level security and grants answer. Nothing here knows what an organization is.
+//!
+//! The questions have a small pool of their own, since they are asked while a sync holds a connection of the other. A
+//! connection goes back only when the session is as it was before, so that nobody ever acts under another's name.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::time::Duration;
+
+use futures::future::join_all;
+use serde_json::{Map, Value, json};
+use tokio_postgres::types::Type;
+use tokio_postgres::{Client, Row as Record};
+use uuid::Uuid;
+
+use crate::agent::Row;
+use crate::config::Authorize;
+use crate::database::{Database, DatabaseUrl, Error, Fault, Param, column};
+use crate::ids::AgentId;
+use crate::source::{self, Shape};
+use crate::sql;
+
+/// The role of signed-in users in a Supabase project.
+const ROLE: &str = "authenticated";
+
+/// How many connections the questions need at most.
+const POOL_SIZE: usize = 4;
+
+/// How long an answer may take. A sync waits for it with a transaction open, which ends after ten idle seconds.
+const PATIENCE: Duration = Duration::from_secs(6);
+
+/// For the whole transaction. The search path is PostgREST's on Supabase: policies may call functions by their bare names.
+const SETTINGS: [(&str, &str); 8] = [
+    ("statement_timeout", "5s"),
+    ("idle_in_transaction_session_timeout", "10s"),
+    // Who waits for a table's lock has us wait behind him, and may be waiting for us: a sync reads the same tables.
+    ("lock_timeout", "500ms"),
+    ("row_security", "on"),
+    ("search_path", "public, extensions"),
+    ("request.method", "POST"),
+    ("request.headers", "{}"),
+    ("role", ROLE),
+];
+
+/// A user, as the database's policies know them.
+#[derive(Clone, PartialEq)]
+pub struct Identity {
+    pub user: Uuid,
+    claims: Map<String, Value>,
+}
+
+impl Identity {
+    /// One who has just proven these claims.
+    pub fn verified(user: Uuid, claims: Map<String, Value>) -> Self {
+        Self { user, claims }
+    }
+
+    /// One who is not here, with what can be known of their claims.
+    pub fn absent(user: Uuid, app_metadata: Option<Value>, is_anonymous: Option<bool>) -> Self {
+        let mut claims = Map::new();
+        claims.insert("sub".to_owned(), json!(user));
+        claims.insert("role".to_owned(), json!(ROLE));
+        claims.insert("aud".to_owned(), json!(ROLE));
+        let known = [
+            ("app_metadata", app_metadata),
+            ("is_anonymous", is_anonymous.map(Value::Bool)),
+        ];
+        for (name, value) in known {
+            claims.extend(value.map(|value| (name.to_owned(), value)));
+        }
+        Self { user, claims }
+    }
+
+    /// `request.jwt.claims`, and a setting for each claim as PostgREST before version 9 had it: text as it is, all else as
+    /// JSON. A claim whose name cannot be a setting's had none there either.
+    fn settings(&self) -> (Vec<String>, Vec<String>) {
+        let legacy = self
+            .claims
+            .iter()
+            .filter(|(name, _)| is_identifier(name))
+            .map(|(name, value)| {
+                let text = value
+                    .as_str()
+                    .map_or_else(|| value.to_string(), str::to_owned);
+                (format!("request.jwt.claim.{name}"), text)
+            });
+        let whole = json!(self.claims).to_string();
+        // Text in a setting ends at a NUL, and none can be sent.
+        std::iter::once(("request.jwt.claims".to_owned(), whole))
+            .chain(legacy)
+            .filter(|(_, value)| !value.contains('\0'))
+            .unzip()
+    }
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.user.fmt(f)
+    }
+}
+
+fn is_identifier(name: &str) -> bool {
+    let mut bytes = name.bytes();
+    bytes
+        .next()
+        .is_some_and(|first| first.is_ascii_alphabetic() || first == b'_')
+        && bytes.all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+}
+
+/// Which of these agents may this user have?
+#[derive(Debug)]
+pub struct Question {
+    pub identity: Identity,
+    pub agents: Vec<AgentId>,
+}
+
+/// What the database says to a [`Question`].
+#[derive(Debug)]
+pub enum Shown {
+    /// The agents that the user may read, as they are to that user.
+    Rows(HashMap<AgentId, Row>),
+    /// The user lacks a privilege. Why, fit for a log.
+    Denied(String),
+    /// It cannot be told ([`Verdict::Unknown`]).
+    Unknown { why: String, passing: bool },
+}
+
+/// What is known about one user and one agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// The database shows the user just what the worker has read.
+    Granted,
+    /// Not so. Why, fit for a log; a client is told nothing.
+    Denied(String),
+    /// The agent was edited between the two reads.
+    Changed,
+    /// It cannot be told: because of a lost connection, say (`passing`), or of something an operator has to mend.
+    Unknown { why: String, passing: bool },
+}
+
+/// Asks the database in users' names.
+#[derive(Debug, Clone)]
+pub struct Access {
+    /// `None`: nobody is asked, everybody may have everything.
+    database: Option<Database>,
+    authorize: Authorize,
+    /// Whether users who are not here are asked about.
+    pub recheck: bool,
+}
+
+impl Access {
+    /// For development, and for whatever has no users.
+    pub fn open() -> Self {
+        Self {
+            database: None,
+            authorize: Authorize::default(),
+            recheck: false,
+        }
+    }
+
+    /// `url`: as whom to log in. That role must be able to become `authenticated`.
+    pub fn new(url: &DatabaseUrl, authorize: Authorize, recheck: bool) -> Self {
+        Self {
+            database: Some(Database::sized(&url.named("agent-sync access"), POOL_SIZE)),
+            authorize,
+            recheck,
+        }
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.database.is_none()
+    }
+
+    /// One answer a question.
+    ///
+    /// # Errors
+    /// Where nobody can be asked at all: the role cannot be taken, or row-level security does not decide.
+    pub async fn ask(&self, shape: &Shape, questions: &[Question]) -> Result<Vec<Shown>, Error> {
+        let statement = match self.authorize {
+            Authorize::Agent => shape.read_as_caller(),
+            Authorize::Source => shape.read_whole(),
+        };
+        self.acting(async |client| {
+            // All of them are on their way before the first is answered.
+            let asked = join_all(questions.iter().map(async |question| {
+                let agents = &[(&question.agents as _, Type::UUID_ARRAY)];
+                read_as(client, &question.identity, statement, agents).await
+            }));
+            asked.await.into_iter().map(shown).collect()
+        })
+        .await
+    }
+
+    /// All agents that this user may read, active or not.
+    pub async fn list(&self, shape: &Shape, identity: &Identity) -> Result<Vec<AgentId>, Error> {
+        self.acting(async |client| {
+            match read_as(client, identity, shape.list_as_caller(), &[]).await {
+                Ok(records) => records.iter().map(|record| column(record, "id")).collect(),
+                Err(e) if e.is_denied() => Ok(Vec::new()),
+                Err(e) => Err(e),
+            }
+        })
+        .await
+    }
+
+    /// What the answer means for an agent that the worker itself has read like this.
+    pub fn verdict(&self, agent: AgentId, read: &Row, shown: &Shown) -> Verdict {
+        let rows = match shown {
+            Shown::Rows(rows) => rows,
+            Shown::Denied(why) => return Verdict::Denied(why.clone()),
+            Shown::Unknown { why, passing } => {
+                return Verdict::Unknown {
+                    why: why.clone(),
+                    passing: *passing,
+                };
+            }
+        };
+        let Some(theirs) = rows.get(&agent) else {
+            return Verdict::Denied("the database does not show the agent to its user".to_owned());
+        };
+        let theirs = match self.authorize {
+            // Tools and model belong to the agent's configuration.
+            Authorize::Agent => &Row {
+                tools: read.tools.clone(),
+                model: read.model.clone(),
+                ..theirs.clone()
+            },
+            Authorize::Source => theirs,
+        };
+        match (read.decode(), theirs.decode()) {
+            (Ok(ours), Ok(theirs)) if ours == theirs => Verdict::Granted,
+            _ => Verdict::Changed,
+        }
+    }
+
+    /// Lends a session that acts as [`ROLE`], in a read-only transaction.
+    async fn acting<T>(
+        &self,
+        work: impl AsyncFnOnce(&Client) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let Some(database) = &self.database else {
+            return Err(Error::Setup("nobody can be asked".to_owned()));
+        };
+        let asking = async {
+            let client = database.client().await?;
+            client
+                .batch_execute("begin isolation level read committed, read only")
+                .await?;
+            let settings = SETTINGS.map(|(name, value)| (name.to_owned(), value.to_owned()));
+            set(&client, &settings.into_iter().unzip())
+                .await
+                .map_err(no_role)?;
+            let acting = client.query_typed_one(sql!("acting"), &[]).await?;
+            if column::<bool>(&acting, "secured")? {
+                let done = work(&client).await?;
+                client.batch_execute("rollback").await?;
+                let acted = client.query_typed_one(sql!("acted"), &[]).await?;
+                if column(&acted, "clean")? {
+                    client.give_back();
+                }
+                Ok(done)
+            } else {
+                Err(Error::Setup(format!(
+                    "row-level security does not decide which rows of public.agents role {ROLE} may read, so lazy sync is \
+                     refused: `alter table public.agents enable row level security`, and see that {ROLE} neither owns it \
+                     nor has bypassrls"
+                )))
+            }
+        };
+        database.within(PATIENCE, asking).await
+    }
+}
+
+/// Sends one question, behind a savepoint, so that neither its identity nor its error reaches the next.
+async fn read_as(
+    client: &Client,
+    identity: &Identity,
+    statement: &str,
+    params: &[Param<'_>],
+) -> Result<Vec<Record>, Error> {
+    let settings = identity.settings();
+    let (begun, became, read, ended) = futures::join!(
+        client.batch_execute("savepoint asked"),
+        set(client, &settings),
+        client.query_typed(statement, params),
+        client.batch_execute("rollback to savepoint asked"),
+    );
+    begun?;
+    became?;
+    ended?;
+    Ok(read?)
+}
+
+/// Names and values.
+async fn set(client: &Client, settings: &(Vec<String>, Vec<String>)) -> Result<(), Error> {
+    let (names, values) = settings;
+    client
+        .query_typed(
+            sql!("act_as"),
+            &[(names, Type::TEXT_ARRAY), (values, Type::TEXT_ARRAY)],
+        )
+        .await?;
+    Ok(())
+}
+
+/// What to do where the role cannot be taken.
+fn no_role(error: Error) -> Error {
+    match error.fault() {
+        Fault::Passing | Fault::Locked => error,
+        Fault::Setup | Fault::Data => Error::Setup(format!(
+            "the role that lazy sync logs in as cannot become {ROLE} ({error}): `grant {ROLE} to` it, or name one that can \
+             (PostgREST's authenticator) in {}",
+            crate::config::AUTHENTICATOR_URL
+        )),
+    }
+}
+
+/// An error where nobody is answered any more.
+fn shown(read: Result<Vec<Record>, Error>) -> Result<Shown, Error> {
+    match read {
+        Ok(records) => {
+            let rows: Result<_, Error> = records.iter().map(source::row).collect();
+            Ok(Shown::Rows(rows?))
+        }
+        Err(e) if e.is_denied() => Ok(Shown::Denied(e.to_string())),
+        Err(e) if e.is_from_server() => Ok(Shown::Unknown {
+            why: e.to_string(),
+            passing: e.fault() == Fault::Locked,
+        }),
+        Err(e) => Err(e),
+    }
+}

@@ -1,0 +1,81 @@
+//! Lazy sync: a request that names an agent has it synced, if its caller may have it.
+
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::Problem;
+use super::assistants::problem;
+use super::auth::Caller;
+use super::create::AssistantCreate;
+use crate::database::{Error, Fault};
+use crate::ids::{AgentId, AssistantId};
+use crate::plan::{Answer, Claim};
+use crate::syncer::{Entrance, Outcome, Syncer};
+
+/// Why a request that names an agent gets an assistant without it.
+pub enum NotSynced {
+    /// Fit for a log.
+    Because(String),
+    /// The id that it names is taken.
+    Taken(AssistantId),
+}
+
+/// What a caller is told who may not have the agent, too: not even whether there is one. (This goes to the log.)
+const NO_SUCH_AGENT: &str = "there is no such active agent that the caller may read";
+
+/// Syncs the agent that the request names, and returns the assistant that is the caller's or everybody's.
+pub async fn run(
+    syncer: Option<&Syncer>,
+    caller: &Caller,
+    agent: &Value,
+    create: &AssistantCreate,
+) -> Result<Result<AssistantId, NotSynced>, Problem> {
+    let skipped = |reason: &str| Ok(Err(NotSynced::Because(reason.to_owned())));
+    let Some(syncer) = syncer else {
+        return skipped("in memory, nothing is synced");
+    };
+    let Some(agent) = agent
+        .as_str()
+        .and_then(|id| Uuid::try_parse(id).ok())
+        .map(AgentId)
+    else {
+        return skipped("supabase_agent_id is not an uuid");
+    };
+    let failed = |e: Error| match e.fault() {
+        // Where the database is down, so is the store: there is nothing to make instead. And what was made instead
+        // while a newer worker takes over would be in its way.
+        _ if matches!(e, Error::Newer(_)) => Err(problem(&e)),
+        Fault::Passing | Fault::Locked => Err(problem(&e)),
+        Fault::Setup | Fault::Data => skipped(&format!("the sync failed: {e}")),
+    };
+
+    let identity = caller.identity();
+    if identity.is_some() {
+        // Before the agent is locked: who may not have it must not hold up those who may.
+        match syncer.permitted(identity.as_ref(), &[agent]).await {
+            Ok(permitted) if permitted.contains(&agent) => {}
+            Ok(_) => return skipped(NO_SUCH_AGENT),
+            Err(e) => return failed(e),
+        }
+    }
+    let claim = Claim {
+        owner: caller.owner(),
+        identity,
+        assistant_id: create.assistant_id,
+        if_exists: create.if_exists,
+        metadata: create.metadata.clone(),
+    };
+    let batch = match syncer.sync_now(&[agent], Entrance::Request(&claim)).await {
+        Ok(batch) => batch,
+        Err(e) => return failed(e),
+    };
+    match (batch.answer, batch.outcomes.into_iter().next()) {
+        (_, Some((_, Outcome::Busy))) => Err(Problem::unavailable()),
+        (_, Some((_, Outcome::Failed(error)))) => skipped(&format!("the sync failed: {error}")),
+        (Some(Answer::Taken), _) => Ok(Err(NotSynced::Taken(
+            create.assistant_id.unwrap_or_else(|| agent.canonical()),
+        ))),
+        (Some(Answer::Assistant(id)), _) => Ok(Ok(id)),
+        (None, _) => skipped(NO_SUCH_AGENT),
+    }
+}

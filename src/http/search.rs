@@ -1,0 +1,84 @@
+//! The bodies of `POST /assistants/search` and `/count`: LangGraph's `AssistantSearchRequest`.
+
+use serde_json::{Map, Value};
+
+use super::Problem;
+use super::fields::Fields;
+use crate::store::{Filter, Order, Page};
+
+/// The fields of an assistant that a search may be asked for.
+const FIELDS: [&str; 10] = [
+    "assistant_id",
+    "graph_id",
+    "name",
+    "description",
+    "config",
+    "context",
+    "created_at",
+    "updated_at",
+    "metadata",
+    "version",
+];
+
+const ORDERS: [(&str, Order); 5] = [
+    ("assistant_id", Order::Id),
+    ("created_at", Order::CreatedAt),
+    ("updated_at", Order::UpdatedAt),
+    ("name", Order::Name),
+    ("graph_id", Order::GraphId),
+];
+
+#[derive(Debug)]
+pub struct AssistantSearch {
+    pub filter: Filter,
+    pub page: Page,
+    /// Empty: all fields.
+    select: Vec<String>,
+}
+
+impl AssistantSearch {
+    pub fn parse(body: Value) -> Result<Self, Problem> {
+        let mut fields = Fields::of(body)?;
+        let filter = Filter {
+            metadata: fields.object("metadata")?.unwrap_or_default(),
+            graph_id: fields.text("graph_id")?,
+            name: fields.text("name")?,
+        };
+        let ascending = [("asc", true), ("desc", false)];
+        let page = Page {
+            limit: fields.number("limit", 1, 1000)?.unwrap_or(10),
+            offset: fields.number("offset", 0, i64::MAX)?.unwrap_or(0),
+            order: fields.word("sort_by", &ORDERS)?.unwrap_or(Order::CreatedAt),
+            ascending: fields.word("sort_order", &ascending)?.unwrap_or(false),
+        };
+        let select = fields.texts("select")?;
+        match select
+            .iter()
+            .find(|field| !FIELDS.contains(&field.as_str()))
+        {
+            Some(_) => Err(Problem::unprocessable(format!(
+                "select must be some of {}",
+                FIELDS.join(", ")
+            ))),
+            None => Ok(Self {
+                filter,
+                page,
+                select,
+            }),
+        }
+    }
+
+    /// Of an assistant's fields, those that were asked for.
+    pub fn selected(&self, assistant: Value) -> Value {
+        match assistant {
+            Value::Object(fields) if !self.select.is_empty() => {
+                let selected: Map<_, _> = fields
+                    .into_iter()
+                    .filter(|(name, _)| self.select.contains(name))
+                    .collect();
+                Value::Object(selected)
+            }
+            whole => whole,
+        }
+    }
+}
