@@ -1,5 +1,7 @@
 //! Environment → [`Config`]. Pure: it is given the variables, and reports all problems in one go.
 
+mod authentication;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -10,6 +12,11 @@ use tracing_subscriber::EnvFilter;
 use crate::database::{DatabaseUrl, UrlError};
 use crate::removals::MaxRemovals;
 use crate::scope::{Scope, ScopeError};
+
+pub use authentication::{
+    ALLOW_ANONYMOUS, ALLOW_SERVICE_ROLE, Authentication, SUPABASE_JWKS_URL, SUPABASE_JWT_SECRET,
+    SUPABASE_URL, Secret,
+};
 
 pub const DATABASE_URL: &str = "DATABASE_URL";
 pub const SCOPE: &str = "AGENT_SYNC_SCOPE";
@@ -54,6 +61,7 @@ pub struct Config {
     pub scope: Result<Scope, ScopeError>,
     /// Lazy sync for everybody, without a tenant check.
     pub dev: bool,
+    pub authentication: Authentication,
     pub http_addr: SocketAddr,
     pub admin_addr: SocketAddr,
     pub auto_migrate: bool,
@@ -132,6 +140,7 @@ impl Config {
             database: reader.optional(DATABASE_URL, database_url),
             scope: reader.text(SCOPE).unwrap_or_default().parse(),
             dev: reader.with_default(ROBYN_DEV, "false", boolean),
+            authentication: Authentication::read(&mut reader),
             http_addr: reader.with_default(HTTP_ADDR, "127.0.0.1:8090", address),
             admin_addr: reader.with_default(ADMIN_ADDR, "127.0.0.1:8091", address),
             auto_migrate: reader.with_default(AUTO_MIGRATE, "true", boolean),

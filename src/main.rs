@@ -51,7 +51,7 @@ fn main() -> ExitCode {
     match outcome {
         Ok(code) => code,
         Err(e) => {
-            eprintln!("agent-sync: {}", chain(&*e));
+            eprintln!("agent-sync: {}", telemetry::chain(&*e));
             ExitCode::FAILURE
         }
     }
@@ -189,14 +189,4 @@ fn stop_signal() -> Result<CancellationToken, AnyError> {
         }
     });
     Ok(stopped)
-}
-
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(&format!(": {cause}"));
-        source = cause.source();
-    }
-    text
 }

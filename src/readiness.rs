@@ -1,4 +1,5 @@
-//! What `/ready` says: has the first pass ended, and if not, what it is waiting for; and does the change loop work.
+//! What `/ready` says: has the first pass ended, and if not, what it is waiting for; does the change loop work; and
+//! can callers be known.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -9,6 +10,8 @@ pub struct Readiness {
     waiting_for: Mutex<Option<String>>,
     /// Why changes do not reach their assistants at the moment.
     stuck: Mutex<Option<String>>,
+    /// Why no caller can be known at the moment.
+    callers: Mutex<Option<String>>,
 }
 
 impl Default for Readiness {
@@ -16,6 +19,7 @@ impl Default for Readiness {
         Self {
             waiting_for: Mutex::new(Some("starting".to_owned())),
             stuck: Mutex::default(),
+            callers: Mutex::default(),
         }
     }
 }
@@ -38,6 +42,11 @@ impl Readiness {
         *lock(&self.stuck) = stuck;
     }
 
+    /// No caller can be known, because of this; or they can.
+    pub fn callers(&self, unknown: Option<String>) {
+        *lock(&self.callers) = unknown;
+    }
+
     /// Why not yet.
     pub fn pending(&self) -> Option<String> {
         lock(&self.waiting_for).clone()
@@ -46,6 +55,11 @@ impl Readiness {
     /// Why not now.
     pub fn stuck(&self) -> Option<String> {
         lock(&self.stuck).clone()
+    }
+
+    /// Why nobody can be known now.
+    pub fn callers_unknown(&self) -> Option<String> {
+        lock(&self.callers).clone()
     }
 }
 

@@ -19,7 +19,7 @@ use crate::access::Access;
 use crate::changes::{self, listener};
 use crate::config::{self, Config, Tenancy};
 use crate::database::{Database, DatabaseUrl, Error, migrations};
-use crate::http;
+use crate::http::{self, auth::Authenticator};
 use crate::pass::{self, Extent};
 use crate::readiness::Readiness;
 use crate::retry::{self, Backoff};
@@ -82,11 +82,9 @@ impl Worker {
     /// Runs until `shutdown` is called and what was in hand is finished.
     pub async fn run(self, shutdown: CancellationToken) {
         info!(version = env!("CARGO_PKG_VERSION"), api = %self.http_addr(), admin = %self.admin_addr(), "agent-sync started");
-        if self.config.dev {
-            warn!(
-                "{}=true: anybody who reaches the API may sync any active agent; not for production",
-                config::ROBYN_DEV
-            );
+        let authentication = &self.config.authentication;
+        for warning in authentication.warnings(self.config.dev, self.http_addr()) {
+            warn!("{warning}");
         }
         let Self {
             config,
@@ -105,10 +103,13 @@ impl Worker {
             database: database.clone(),
         };
         tasks.spawn(http::serve(admin, Arc::new(admin_api), shutdown.clone()));
+        let authenticator = Arc::new(Authenticator::new(&config.authentication, config.dev));
+        let keys = authenticator.clone();
+        tasks.spawn(keys.keep_keys(readiness.clone(), shutdown.clone()));
         let api = http::assistants::Assistants {
             store: database.map_or_else(|| Store::Memory(Memory::default()), Store::Postgres),
             syncer: syncer.clone(),
-            authenticator: http::auth::Authenticator,
+            authenticator,
         };
         tasks.spawn(http::serve(http, Arc::new(api), shutdown.clone()));
 

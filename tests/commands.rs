@@ -18,6 +18,7 @@ fn variables(pairs: &[(&str, &str)]) -> Variables {
 fn the_defaults_are_as_documented() {
     let config = Config::from_variables(&Variables::new()).expect("defaults");
     assert!(config.database.is_none() && !config.dev && config.auto_migrate);
+    assert_eq!(config.authentication, Default::default());
     assert_eq!(config.scope, Ok(Scope::None));
     assert_eq!(config.http_addr.to_string(), "127.0.0.1:8090");
     assert_eq!(config.admin_addr.to_string(), "127.0.0.1:8091");
@@ -210,7 +211,7 @@ async fn logs_can_be_json() {
 #[tokio::test]
 async fn the_second_signal_ends_at_once() {
     // A worker that cannot finish: a client has a request half sent.
-    let mut running = Running::start(&[], FREE_PORTS);
+    let mut running = Running::start(&[], &[FREE_PORTS, &[("ROBYN_DEV", "true")]].concat());
     let _client = running.request_in_hand().await;
     running.signal("-TERM");
     running.line("stopping").await;
@@ -225,6 +226,8 @@ async fn the_demo_runs_prints_what_to_try_and_leaves_nothing_behind() {
         ("TMPDIR", temporary.to_str().expect("text")),
         ("AGENT_SYNC_HTTP_ADDR", "127.0.0.1:0"),
         ("AGENT_SYNC_ADMIN_ADDR", "127.0.0.1:0"),
+        // What it prints works without a token all the same.
+        ("SUPABASE_JWT_SECRET", crate::support::tokens::SECRET),
     ];
     for ending in ["-INT", "-KILL"] {
         let mut running = Running::start(&["demo"], &variables);

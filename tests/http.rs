@@ -1,18 +1,21 @@
 //! The HTTP servers: LangGraph's rules for a create, its error shape, limits, and the admin routes.
 
-use agent_sync::config::SCOPE;
+use agent_sync::config::{ROBYN_DEV, SCOPE};
 use serde_json::{Value, json};
 
 use crate::support::binary::{FREE_PORTS, Running};
 use crate::support::worker::{exchange, request};
 use crate::support::{TestDatabase, TestWorker, eventually};
 
+/// These are about the API, not about who is calling.
+const DEV: &[(&str, &str)] = &[(ROBYN_DEV, "true")];
+
 /// The API behaves the same over every store.
 async fn both() -> Vec<TestWorker> {
     let db = TestDatabase::new().await;
     vec![
-        TestWorker::start_with(&[]).await,
-        TestWorker::start(&db, &[]).await,
+        TestWorker::start_with(DEV).await,
+        TestWorker::start(&db, DEV).await,
     ]
 }
 
@@ -105,7 +108,7 @@ async fn configurable_and_context_mirror_each_other_and_exclude_each_other() {
 #[tokio::test]
 async fn bad_bodies_are_422_with_a_detail_and_make_nothing() {
     let db = TestDatabase::new().await;
-    let worker = TestWorker::start(&db, &[]).await;
+    let worker = TestWorker::start(&db, DEV).await;
     for body in [
         json!([]),
         json!({}),
@@ -145,7 +148,7 @@ async fn bad_bodies_are_422_with_a_detail_and_make_nothing() {
 #[tokio::test]
 async fn values_that_postgres_cannot_hold_are_made_to_fit() {
     let db = TestDatabase::new().await;
-    let worker = TestWorker::start(&db, &[]).await;
+    let worker = TestWorker::start(&db, DEV).await;
     let (status, body) = worker
         .create(json!({"graph_id": "a", "name": "n\u{0}", "description": null, "config": {"x": ["\u{0}"], "configurable": {}}}))
         .await;
@@ -159,7 +162,7 @@ async fn values_that_postgres_cannot_hold_are_made_to_fit() {
 
 #[tokio::test]
 async fn reserved_names_are_stripped_silently() {
-    let worker = TestWorker::start_with(&[]).await;
+    let worker = TestWorker::start_with(DEV).await;
     let (_, body) = worker
         .create(json!({
             "graph_id": "a",
@@ -220,7 +223,7 @@ async fn in_memory_nothing_is_synced() {
 
 #[tokio::test]
 async fn unknown_routes_and_methods() {
-    let worker = TestWorker::start_with(&[]).await;
+    let worker = TestWorker::start_with(DEV).await;
     assert_eq!(
         worker.request("GET", "/nowhere", None).await,
         (404, json!({"detail": "Not Found"}))
@@ -247,7 +250,7 @@ async fn unknown_routes_and_methods() {
 
 #[tokio::test]
 async fn a_body_over_the_limit_is_413() {
-    let worker = TestWorker::start_with(&[]).await;
+    let worker = TestWorker::start_with(DEV).await;
     let large = format!(r#"{{"graph_id": "{}"}}"#, "a".repeat(1024 * 1024));
     let (status, answer) = request(worker.api, "POST", "/assistants", Some(&large)).await;
     assert_eq!(
@@ -330,7 +333,7 @@ async fn requests_in_hand_are_answered_before_the_end() {
 /// A client that sends half a head, or half a body, and then nothing.
 #[tokio::test]
 async fn clients_that_keep_the_server_waiting_are_let_go() {
-    let worker = TestWorker::start_with(&[]).await;
+    let worker = TestWorker::start_with(DEV).await;
     let half_a_head = "POST /assistants HTTP/1.1\r\nhost: x\r\n";
     let half_a_body = "POST /assistants HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{";
     let asked = async {
@@ -349,7 +352,7 @@ async fn clients_that_keep_the_server_waiting_are_let_go() {
 
 #[tokio::test]
 async fn a_request_that_hangs_does_not_keep_the_worker_from_ending() {
-    let mut running = Running::start(&[], FREE_PORTS);
+    let mut running = Running::start(&[], &[FREE_PORTS, DEV].concat());
     let _client = running.request_in_hand().await;
     running.signal("-TERM");
     running.line("not everything was finished in 10 s").await;

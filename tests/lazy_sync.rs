@@ -4,7 +4,7 @@ use agent_sync::config::{ROBYN_DEV, SCOPE};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::support::{TestDatabase, TestWorker, eventually};
+use crate::support::{Project, TestDatabase, TestWorker, eventually};
 
 const DEV: &[(&str, &str)] = &[(ROBYN_DEV, "true")];
 const REFUND_DESK: &str = "a0000000-0000-4000-8000-000000000001";
@@ -292,8 +292,10 @@ async fn whatever_keeps_the_agent_away_the_assistant_is_made_from_the_body_alone
 
 #[tokio::test]
 async fn with_the_gate_closed_nothing_of_an_agent_comes_out() {
-    let (db, worker) = demo(&[]).await;
-    let (status, body) = worker.create(naming(REFUND_DESK)).await;
+    let project = Project::new().await;
+    let (db, worker) = demo(&project.variables()).await;
+    let token = project.token(Uuid::new_v4());
+    let (status, body) = worker.create_as(&token, naming(REFUND_DESK)).await;
     assert_eq!((status, &body["name"]), (200, &json!("ignored")));
     assert_ne!(body["assistant_id"], REFUND_DESK);
     assert!(!body.to_string().contains("Harbour"));

@@ -7,8 +7,10 @@ mod support;
 
 mod access;
 mod api;
+mod auth;
 mod backlog;
 mod burst;
+mod callers;
 mod changes;
 mod commands;
 mod concurrency;

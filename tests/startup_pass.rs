@@ -1,6 +1,6 @@
 //! The startup pass: creates, updates, skips, repairs; by scope; and never in the way of the server.
 
-use agent_sync::config::{DATABASE_URL, SCOPE};
+use agent_sync::config::{DATABASE_URL, ROBYN_DEV, SCOPE};
 use serde_json::json;
 
 use crate::support::binary::Running;
@@ -301,7 +301,8 @@ async fn an_invalid_scope_is_named_and_the_worker_runs() {
         "{line}"
     );
     drop(running);
-    let worker = TestWorker::start(&db, &[(SCOPE, "org:not-a-uuid")]).await;
+    let invalid = [(SCOPE, "org:not-a-uuid"), (ROBYN_DEV, "true")];
+    let worker = TestWorker::start(&db, &invalid).await;
     assert_eq!(worker.create(json!({"graph_id": "agent"})).await.0, 200);
     assert_eq!(db.count("agent_sync.ledger").await, 0);
     worker.stop().await;
@@ -545,7 +546,9 @@ async fn live_comes_before_the_pass_and_ready_after_it() {
     TestWorker::start(&db, &[]).await.stop().await;
     // Whoever holds the agent's lock holds up the pass.
     let blocker = db.hold_agent(id).await;
-    let worker = TestWorker::start_with(&[(DATABASE_URL, &db.url), (SCOPE, "all")]).await;
+    let worker =
+        TestWorker::start_with(&[(DATABASE_URL, &db.url), (SCOPE, "all"), (ROBYN_DEV, "true")])
+            .await;
     db.somebody_waits_for_an_agent().await;
     assert_eq!(request(worker.admin, "GET", "/live", None).await.0, 200);
     let (status, body) = request(worker.admin, "GET", "/ready", None).await;
@@ -576,6 +579,7 @@ async fn a_database_that_is_away_at_start_is_waited_for() {
             "postgresql://nobody:canary-password@127.0.0.1:1/none",
         ),
         (SCOPE, "all"),
+        (ROBYN_DEV, "true"),
     ])
     .await;
     let (status, body) = request(worker.admin, "GET", "/ready", None).await;

@@ -1,7 +1,7 @@
 //! The database: the pool, transactions with their limits, and what an error means.
 
 pub mod migrations;
-mod tls;
+pub mod tls;
 mod url;
 
 use std::fmt;

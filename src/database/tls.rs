@@ -63,6 +63,17 @@ impl Tls {
     }
 }
 
+/// TLS as a browser has it: the host's own roots, and the host's name must be right.
+pub fn public() -> Result<ClientConfig, String> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|e| e.to_string())?
+        .with_root_certificates(roots(None)?)
+        .with_no_client_auth();
+    Ok(config)
+}
+
 fn roots(root_cert: Option<&str>) -> Result<RootCertStore, String> {
     let mut store = RootCertStore::empty();
     match root_cert {

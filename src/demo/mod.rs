@@ -34,6 +34,8 @@ pub async fn run(
         database: Some(url.parse::<DatabaseUrl>()?),
         scope: Ok(Scope::All),
         dev: true,
+        // What the demo prints is tried without a token.
+        authentication: config::Authentication::default(),
         auto_migrate: true,
         ..config
     };

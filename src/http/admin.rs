@@ -42,7 +42,8 @@ impl Admin {
         let unreachable = self.unreachable(pending.is_none()).await;
         // Where the database is away, so is the change loop.
         let stuck = || self.readiness.stuck();
-        let reasons: Vec<String> = [pending, unreachable.or_else(stuck)]
+        let callers = self.readiness.callers_unknown();
+        let reasons: Vec<String> = [pending, unreachable.or_else(stuck), callers]
             .into_iter()
             .flatten()
             .collect();

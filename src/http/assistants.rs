@@ -30,7 +30,7 @@ pub struct Assistants {
     pub store: Store,
     /// `None` in in-memory mode: there is nothing to sync from.
     pub syncer: Option<Arc<Syncer>>,
-    pub authenticator: Authenticator,
+    pub authenticator: Arc<Authenticator>,
 }
 
 impl Handle for Assistants {

@@ -83,6 +83,13 @@ impl Problem {
         }
     }
 
+    pub fn with_header(self, name: HeaderName, value: &'static str) -> Self {
+        Self {
+            header: Some((name, value)),
+            ..self
+        }
+    }
+
     fn answer(self) -> Answer {
         let mut answer = json_answer(self.status, &json!({ "detail": self.detail }));
         if let Some((name, value)) = self.header {

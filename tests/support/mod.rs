@@ -9,10 +9,13 @@ pub mod eventually;
 pub mod expected;
 pub mod faults;
 pub mod interceptor;
+pub mod jwks;
 pub mod pgbouncer;
 pub mod proxy;
+pub mod tokens;
 pub mod worker;
 
 pub use database::{TestDatabase, uuid};
 pub use eventually::{becomes, eventually};
+pub use tokens::Project;
 pub use worker::TestWorker;

@@ -81,6 +81,32 @@ impl TestWorker {
         .await
     }
 
+    /// Sends a request to the API, as whom this token proves.
+    pub async fn request_as(
+        &self,
+        token: &str,
+        method: &str,
+        path: &str,
+        body: Option<&Value>,
+    ) -> (u16, Value) {
+        let body = body.map(ToString::to_string).unwrap_or_default();
+        let bytes = format!(
+            "{method} {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\nauthorization: Bearer {token}\r\n\
+             content-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let (status, _, text) = exchange(self.api, &bytes).await;
+        (
+            status,
+            serde_json::from_str(&text).unwrap_or(Value::String(text)),
+        )
+    }
+
+    pub async fn create_as(&self, token: &str, body: Value) -> (u16, Value) {
+        self.request_as(token, "POST", "/assistants", Some(&body))
+            .await
+    }
+
     pub async fn create(&self, body: Value) -> (u16, Value) {
         self.request("POST", "/assistants", Some(&body)).await
     }
