@@ -161,6 +161,10 @@ pub fn wanted(
     observed: &Observed,
 ) -> (Vec<Wanted>, Option<Answer>) {
     let canonical = agent.canonical();
+    let systems = |assistant_id| Wanted {
+        assistant_id,
+        owner: SYSTEM.to_owned(),
+    };
     let mut wanted: Vec<Wanted> = observed
         .entries_of(agent)
         .filter(|entry| entry.state != State::Conflict)
@@ -171,10 +175,6 @@ pub fn wanted(
         .collect();
     if in_scope {
         wanted.retain(|w| w.assistant_id != canonical);
-        let systems = |assistant_id| Wanted {
-            assistant_id,
-            owner: SYSTEM.to_owned(),
-        };
         // Somebody squats it: that is reported, and the agent has another.
         if !observed.can_have(agent, canonical) && !wanted.iter().any(|w| w.owner == SYSTEM) {
             wanted.push(systems(observed.free_copy(agent, SYSTEM)));
@@ -183,19 +183,21 @@ pub fn wanted(
     }
     wanted.sort_by_key(|w| w.assistant_id);
 
-    let Some(claim) = claim else {
-        return (wanted, None);
-    };
-    let answer = answer(agent, claim, &wanted, observed);
-    if let Answer::Assistant(id) = answer
-        && !wanted.iter().any(|w| w.assistant_id == id)
+    let answer = claim.map(|claim| answer(agent, claim, &wanted, observed));
+    if let (Some(claim), Some(Answer::Assistant(id))) = (claim, &answer)
+        && !wanted.iter().any(|w| w.assistant_id == *id)
     {
         wanted.push(Wanted {
-            assistant_id: id,
+            assistant_id: *id,
             owner: claim.owner.clone(),
         });
     }
-    (wanted, Some(answer))
+    // Whoever has it instead, that is to be reported.
+    let is_missed = !wanted.is_empty() && !wanted.iter().any(|w| w.assistant_id == canonical);
+    if is_missed && !observed.can_have(agent, canonical) {
+        wanted.push(systems(canonical));
+    }
+    (wanted, answer)
 }
 
 fn answer(agent: AgentId, claim: &Claim, wanted: &[Wanted], observed: &Observed) -> Answer {

@@ -29,5 +29,6 @@ mod properties;
 mod removals;
 mod resync;
 mod startup_pass;
+mod tenants;
 mod tls;
 mod triggers;

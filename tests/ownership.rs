@@ -304,7 +304,7 @@ async fn losing_the_race_for_an_id_registers_nothing() {
 }
 
 #[tokio::test]
-async fn a_conflict_of_an_agent_that_left_the_scope_is_forgotten() {
+async fn a_conflict_is_forgotten_when_nobody_has_the_id_any_more() {
     let (db, syncer, agent) = setting().await;
     let scope = |scope: &str| {
         format!(
@@ -324,7 +324,12 @@ async fn a_conflict_of_an_agent_that_left_the_scope_is_forgotten() {
         db.count("agent_sync.ledger where state = 'conflict'").await,
         1
     );
+    // Also of an agent that has left the scope.
     db.execute(&scope("none")).await;
+    db.execute(&format!(
+        "delete from langgraph_server.assistants where id = '{agent}'"
+    ))
+    .await;
     syncer
         .sync_now(&[agent], Entrance::Pass)
         .await
