@@ -32,6 +32,9 @@ pub const WRITE_BACK: &str = "AGENT_SYNC_WRITE_BACK";
 pub const AUTHENTICATOR_URL: &str = "AGENT_SYNC_AUTHENTICATOR_URL";
 pub const AUTHORIZE: &str = "AGENT_SYNC_AUTHORIZE";
 pub const RECHECK_ACCESS: &str = "AGENT_SYNC_RECHECK_ACCESS";
+pub const MAX_BODY: &str = "AGENT_SYNC_MAX_BODY";
+pub const MAX_CONNECTIONS: &str = "AGENT_SYNC_MAX_CONNECTIONS";
+pub const MAX_REQUESTS: &str = "AGENT_SYNC_MAX_REQUESTS";
 pub const LOG: &str = "AGENT_SYNC_LOG";
 pub const LOG_FORMAT: &str = "AGENT_SYNC_LOG_FORMAT";
 
@@ -67,6 +70,8 @@ pub struct Config {
     pub auto_migrate: bool,
     /// How often everything is looked at, whether or not a change was announced. `None`: never.
     pub resync_interval: Option<Duration>,
+    /// Of the API. The admin server has its own.
+    pub limits: Limits,
     pub sync: Settings,
     pub tenancy: Tenancy,
     pub log: Log,
@@ -90,6 +95,36 @@ pub enum Authorize {
     Agent,
     /// All that the worker reads, with the same result.
     Source,
+}
+
+/// What a server's clients may take up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// In bytes.
+    pub max_body: usize,
+    pub max_connections: usize,
+    /// In hand at a time.
+    pub max_requests: usize,
+    /// How long a client may take for the head of a request, and so for how long a connection may be idle.
+    pub head_timeout: Duration,
+    /// How long it may take for the body.
+    pub body_timeout: Duration,
+    /// How long it may take to read the answer.
+    pub answer_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_body: 1024 * 1024,
+            // Many systems give a process 1,024 file descriptors.
+            max_connections: 768,
+            max_requests: 64,
+            head_timeout: Duration::from_secs(15),
+            body_timeout: Duration::from_secs(15),
+            answer_timeout: Duration::from_secs(15),
+        }
+    }
 }
 
 /// How agents are synced.
@@ -145,6 +180,7 @@ impl Config {
             admin_addr: reader.with_default(ADMIN_ADDR, "127.0.0.1:8091", address),
             auto_migrate: reader.with_default(AUTO_MIGRATE, "true", boolean),
             resync_interval: reader.with_default(RESYNC_INTERVAL, "10m", interval),
+            limits: reader.limits(),
             sync: Settings {
                 default_model: reader
                     .text(DEFAULT_MODEL)
@@ -206,6 +242,20 @@ impl<'a> Reader<'a> {
                 self.problems.push(format!("{name}: {problem}"));
                 None
             }
+        }
+    }
+
+    fn limits(&mut self) -> Limits {
+        let default = Limits::default();
+        Limits {
+            max_body: self.optional(MAX_BODY, bytes).unwrap_or(default.max_body),
+            max_connections: self
+                .optional(MAX_CONNECTIONS, at_least_one)
+                .unwrap_or(default.max_connections),
+            max_requests: self
+                .optional(MAX_REQUESTS, at_least_one)
+                .unwrap_or(default.max_requests),
+            ..default
         }
     }
 
@@ -276,6 +326,27 @@ fn max_removals(text: &str) -> Result<MaxRemovals, String> {
     text.parse().map(MaxRemovals::AtMost).map_err(|_| {
         format!("`{text}` is neither a number of agents like 25 nor unlimited; unset, it is 10 or 20 % of ours, whichever is more")
     })
+}
+
+fn bytes(text: &str) -> Result<usize, String> {
+    let (number, unit) = match text.strip_suffix(['k', 'K']) {
+        Some(number) => (number, 1024),
+        None => match text.strip_suffix(['m', 'M']) {
+            Some(number) => (number, 1024 * 1024),
+            None => (text, 1),
+        },
+    };
+    at_least_one(number)
+        .ok()
+        .and_then(|number| number.checked_mul(unit))
+        .ok_or_else(|| format!("`{text}` is not a size like 1048576, 512k or 1M"))
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(number) if number > 0 => Ok(number),
+        _ => Err(format!("`{text}` is not a number of at least 1")),
+    }
 }
 
 fn filter(text: &str) -> Result<String, String> {

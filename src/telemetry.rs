@@ -1,7 +1,9 @@
 //! Logs: to standard error, text or JSON. Standard output is for what a command was asked for.
 
 use std::io::IsTerminal;
+use std::panic::PanicHookInfo;
 
+use tracing::error;
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{Log, LogFormat};
@@ -15,10 +17,25 @@ pub fn init(log: &Log) {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal());
-    let _ = match log.format {
+    let started = match log.format {
         LogFormat::Text => builder.with_target(false).try_init(),
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
     };
+    if started.is_ok() {
+        std::panic::set_hook(Box::new(log_panic));
+    }
+}
+
+/// One line, with the spans that it happened in: a request's has its id. A message that was put together at run time stays
+/// unsaid: there may be anything in it.
+pub fn log_panic(panic: &PanicHookInfo<'_>) {
+    let message = panic.payload().downcast_ref::<&'static str>();
+    let place = panic.location().map(ToString::to_string);
+    error!(
+        message = "panicked",
+        place = place.unwrap_or_default(),
+        why = message.copied().unwrap_or("not said here")
+    );
 }
 
 /// An error with its causes: the useful half is often among them.

@@ -17,7 +17,7 @@ use tracing::{error, info, warn};
 
 use crate::access::Access;
 use crate::changes::{self, listener};
-use crate::config::{self, Config, Tenancy};
+use crate::config::{self, Config, Limits, Tenancy};
 use crate::database::{Database, DatabaseUrl, Error, migrations};
 use crate::http::{self, auth::Authenticator};
 use crate::pass::{self, Extent};
@@ -102,7 +102,18 @@ impl Worker {
             readiness: readiness.clone(),
             database: database.clone(),
         };
-        tasks.spawn(http::serve(admin, Arc::new(admin_api), shutdown.clone()));
+        // Of its own: an attack on the API makes no probe fail.
+        let limits = Limits {
+            max_connections: 64,
+            max_requests: 16,
+            ..Limits::default()
+        };
+        tasks.spawn(http::serve(
+            admin,
+            Arc::new(admin_api),
+            limits,
+            shutdown.clone(),
+        ));
         let authenticator = Arc::new(Authenticator::new(&config.authentication, config.dev));
         let keys = authenticator.clone();
         tasks.spawn(keys.keep_keys(readiness.clone(), shutdown.clone()));
@@ -111,7 +122,12 @@ impl Worker {
             syncer: syncer.clone(),
             authenticator,
         };
-        tasks.spawn(http::serve(http, Arc::new(api), shutdown.clone()));
+        tasks.spawn(http::serve(
+            http,
+            Arc::new(api),
+            config.limits.clone(),
+            shutdown.clone(),
+        ));
 
         match syncer.zip(config.database.clone()) {
             Some((syncer, url)) => {

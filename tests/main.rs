@@ -28,6 +28,7 @@ mod ownership;
 mod properties;
 mod removals;
 mod resync;
+mod server;
 mod startup_pass;
 mod tenants;
 mod tls;

@@ -5,11 +5,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::body::Incoming;
 use hyper::{Method, Request, StatusCode};
 use serde_json::json;
 
-use super::{Answer, Handle, Problem, json_answer};
+use super::{Answer, Body, Handle, Problem, json_answer};
 use crate::database::{Database, Error};
 use crate::readiness::Readiness;
 
@@ -24,7 +23,7 @@ pub struct Admin {
 }
 
 impl Handle for Admin {
-    async fn handle(&self, request: Request<Incoming>) -> Result<Answer, Problem> {
+    async fn handle(&self, request: Request<Body>) -> Result<Answer, Problem> {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             return Err(Problem::method_not_allowed("GET, HEAD"));
         }

@@ -6,7 +6,6 @@
 
 use std::sync::Arc;
 
-use hyper::body::Incoming;
 use hyper::{Method, Request, StatusCode};
 use serde_json::{Value, json};
 use tracing::{error, warn};
@@ -17,7 +16,7 @@ use super::create::AssistantCreate;
 use super::fields::assistant_id;
 use super::lazy_sync::{self, NotSynced};
 use super::search::AssistantSearch;
-use super::{Answer, Handle, Problem, json_answer, patch, read_json};
+use super::{Answer, Body, Handle, Problem, json_answer, patch, read_json};
 use crate::access::Identity;
 use crate::database::{Error, Fault};
 use crate::ids::{AgentId, AssistantId};
@@ -34,7 +33,7 @@ pub struct Assistants {
 }
 
 impl Handle for Assistants {
-    async fn handle(&self, request: Request<Incoming>) -> Result<Answer, Problem> {
+    async fn handle(&self, request: Request<Body>) -> Result<Answer, Problem> {
         let path = request.uri().path().to_owned();
         let segments: Vec<&str> = path.split('/').skip(1).collect();
         let Some((&"assistants", rest)) = segments.split_first() else {

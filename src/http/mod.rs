@@ -3,35 +3,24 @@
 pub mod admin;
 pub mod assistants;
 pub mod auth;
+mod body;
 mod create;
 mod fields;
 mod lazy_sync;
 mod patch;
 mod search;
-
-use std::convert::Infallible;
-use std::sync::Arc;
-use std::time::Duration;
+mod server;
+mod slots;
+mod socket;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Incoming;
+use http_body_util::Full;
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
-use tracing::{debug, warn};
 
-/// The largest body that is read.
-const MAX_BODY: usize = 1024 * 1024;
-
-/// How long a client may take to send its headers, and then its body.
-const READ_TIMEOUT: Duration = Duration::from_secs(15);
+pub use body::{Body, read_json};
+pub use server::serve;
 
 pub type Answer = Response<Full<Bytes>>;
 
@@ -39,7 +28,7 @@ pub type Answer = Response<Full<Bytes>>;
 pub trait Handle: Send + Sync + 'static {
     fn handle(
         &self,
-        request: Request<Incoming>,
+        request: Request<Body>,
     ) -> impl Future<Output = Result<Answer, Problem>> + Send;
 }
 
@@ -90,6 +79,22 @@ impl Problem {
         }
     }
 
+    /// Others are served just now; this client is welcome again in a moment.
+    pub fn overloaded() -> Self {
+        Self {
+            header: Some((RETRY_AFTER, "1")),
+            ..Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "Too many requests at a time",
+            )
+        }
+    }
+
+    /// What it was stays in the log.
+    pub fn internal() -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error")
+    }
+
     fn answer(self) -> Answer {
         let mut answer = json_answer(self.status, &json!({ "detail": self.detail }));
         if let Some((name, value)) = self.header {
@@ -114,82 +119,4 @@ pub fn empty_answer(status: StatusCode) -> Answer {
     let mut answer = Response::new(Full::default());
     *answer.status_mut() = status;
     answer
-}
-
-/// Serves until `shutdown` is called, then lets the requests in hand finish.
-pub async fn serve(listener: TcpListener, handler: Arc<impl Handle>, shutdown: CancellationToken) {
-    let connections = TaskTracker::new();
-    loop {
-        let stream = tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
-                Err(e) => {
-                    // Out of file descriptors, most likely: it passes when connections close.
-                    warn!(error = %e, "cannot accept a connection");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                    continue;
-                }
-            },
-            () = shutdown.cancelled() => break,
-        };
-        let (handler, shutdown) = (handler.clone(), shutdown.clone());
-        connections.spawn(async move {
-            let service = service_fn(|request| answer(&*handler, request));
-            let connection = http1::Builder::new()
-                // Without a timer the timeout would do nothing.
-                .timer(TokioTimer::new())
-                .header_read_timeout(READ_TIMEOUT)
-                .serve_connection(TokioIo::new(stream), service);
-            let mut connection = std::pin::pin!(connection);
-            let ended = tokio::select! {
-                ended = connection.as_mut() => ended,
-                () = shutdown.cancelled() => {
-                    connection.as_mut().graceful_shutdown();
-                    connection.await
-                }
-            };
-            if let Err(e) = ended {
-                debug!(error = %e, "connection ended");
-            }
-        });
-    }
-    connections.close();
-    connections.wait().await;
-}
-
-async fn answer(handler: &impl Handle, request: Request<Incoming>) -> Result<Answer, Infallible> {
-    Ok(handler
-        .handle(request)
-        .await
-        .unwrap_or_else(Problem::answer))
-}
-
-/// Reads a JSON body, whatever its content type says.
-async fn read_json(body: Incoming) -> Result<Value, Problem> {
-    let too_large = || {
-        Problem::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            format!("Request body too large (limit: {MAX_BODY} bytes)"),
-        )
-    };
-    let collected =
-        tokio::time::timeout(READ_TIMEOUT, Limited::new(body, MAX_BODY).collect()).await;
-    let bytes = match collected {
-        Err(_) => {
-            return Err(Problem::new(
-                StatusCode::REQUEST_TIMEOUT,
-                "The request body took too long",
-            ));
-        }
-        Ok(Err(e)) if e.is::<http_body_util::LengthLimitError>() => return Err(too_large()),
-        Ok(Err(_)) => {
-            return Err(Problem::new(
-                StatusCode::BAD_REQUEST,
-                "The request body could not be read",
-            ));
-        }
-        Ok(Ok(collected)) => collected.to_bytes(),
-    };
-    serde_json::from_slice(&bytes)
-        .map_err(|_| Problem::unprocessable("Invalid JSON in request body"))
 }

@@ -79,6 +79,22 @@ impl Running {
         client
     }
 
+    /// The address of the API, in a log of this format.
+    pub async fn api_in(&self, format: &str) -> SocketAddr {
+        match format {
+            "json" => {
+                let line = self.line("agent-sync started").await;
+                let line: serde_json::Value = serde_json::from_str(&line).expect("json");
+                line["api"]
+                    .as_str()
+                    .expect("an address")
+                    .parse()
+                    .expect("an address")
+            }
+            _ => self.api().await,
+        }
+    }
+
     async fn address(&self, field: &str) -> SocketAddr {
         let line = self.line("agent-sync started").await;
         let address = line

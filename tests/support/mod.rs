@@ -12,6 +12,7 @@ pub mod interceptor;
 pub mod jwks;
 pub mod pgbouncer;
 pub mod proxy;
+pub mod server;
 pub mod tokens;
 pub mod worker;
 

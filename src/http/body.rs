@@ -1,0 +1,172 @@
+//! The body of a request: how much of it is read, how long that may take, and what JSON is taken.
+
+use std::sync::Arc;
+
+use http_body_util::BodyExt;
+use hyper::StatusCode;
+use hyper::body::{Body as _, Incoming};
+use serde_json::Value;
+use tokio::time::timeout;
+
+use super::Problem;
+use super::slots::Slot;
+use crate::config::Limits;
+
+/// How deep arrays and objects may nest. serde_json itself gives up at 128.
+const MAX_DEPTH: usize = 100;
+
+/// How many values a body may have. In memory, the smallest object is a hundred times as large as its text.
+const MAX_VALUES: usize = 20_000;
+
+/// A body that has not been read yet.
+#[derive(Debug)]
+pub struct Body {
+    incoming: Incoming,
+    limits: Arc<Limits>,
+    /// The request's.
+    slot: Arc<Slot>,
+}
+
+impl Body {
+    pub(super) fn new(incoming: Incoming, limits: Arc<Limits>, slot: Arc<Slot>) -> Self {
+        Self {
+            incoming,
+            limits,
+            slot,
+        }
+    }
+
+    /// Reads all of it.
+    async fn read(self) -> Result<Vec<u8>, Problem> {
+        let Self {
+            incoming,
+            limits,
+            slot,
+        } = self;
+        slot.waits();
+        let read = tokio::select! {
+            read = timeout(limits.body_timeout, collect(incoming, limits.max_body)) => read,
+            () = slot.gave_way() => return Err(Problem::overloaded()),
+        };
+        let bytes = read.map_err(|_| {
+            Problem::new(
+                StatusCode::REQUEST_TIMEOUT,
+                "The request body took too long",
+            )
+        })??;
+        if slot.works() {
+            Ok(bytes)
+        } else {
+            Err(Problem::overloaded())
+        }
+    }
+}
+
+/// Copied together as it comes: kept as they came, chunks of a byte each would take a multiple of their size.
+async fn collect(mut incoming: Incoming, max: usize) -> Result<Vec<u8>, Problem> {
+    let too_large = || {
+        Problem::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            format!("Request body too large (limit: {max} bytes)"),
+        )
+    };
+    if incoming.size_hint().lower() > max as u64 {
+        return Err(too_large());
+    }
+    let mut bytes = Vec::new();
+    while let Some(frame) = incoming.frame().await {
+        let frame = frame.map_err(|_| {
+            Problem::new(
+                StatusCode::BAD_REQUEST,
+                "The request body could not be read",
+            )
+        })?;
+        // Else trailers.
+        let Ok(data) = frame.into_data() else {
+            continue;
+        };
+        if bytes.len() + data.len() > max {
+            return Err(too_large());
+        }
+        bytes.extend_from_slice(&data);
+    }
+    Ok(bytes)
+}
+
+/// Reads a JSON body, whatever its content type says.
+pub async fn read_json(body: Body) -> Result<Value, Problem> {
+    parse(&body.read().await?)
+}
+
+fn parse(bytes: &[u8]) -> Result<Value, Problem> {
+    let extent = Extent::of(bytes);
+    if extent.depth > MAX_DEPTH {
+        return Err(Problem::unprocessable(format!(
+            "The request body is nested too deeply (limit: {MAX_DEPTH} levels)"
+        )));
+    }
+    if extent.values > MAX_VALUES {
+        return Err(Problem::unprocessable(format!(
+            "The request body has too many values (limit: {MAX_VALUES})"
+        )));
+    }
+    serde_json::from_slice(bytes)
+        .map_err(|_| Problem::unprocessable("Invalid JSON in request body"))
+}
+
+/// How much a JSON text is in memory, seen from its brackets and commas. Where it is valid, it has so many values at most: an
+/// empty array or object counts as two.
+#[derive(Debug, PartialEq, Eq)]
+struct Extent {
+    depth: usize,
+    values: usize,
+}
+
+impl Extent {
+    fn of(text: &[u8]) -> Self {
+        let mut extent = Self {
+            depth: 0,
+            values: 1,
+        };
+        let (mut depth, mut quoted, mut escaped) = (0_usize, false, false);
+        for byte in text {
+            match byte {
+                _ if escaped => escaped = false,
+                b'\\' => escaped = quoted,
+                b'"' => quoted = !quoted,
+                _ if quoted => {}
+                b'[' | b'{' => {
+                    depth += 1;
+                    extent.depth = extent.depth.max(depth);
+                    extent.values += 1;
+                }
+                b']' | b'}' => depth = depth.saturating_sub(1),
+                b',' => extent.values += 1,
+                _ => {}
+            }
+        }
+        extent
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_quoted_does_not_count() {
+        for (text, depth, values) in [
+            (r#""""#, 0, 1),
+            (r#"{"a": [1, {"b": 2}], "c": 3}"#, 3, 6),
+            (r#"["[[,,\"[,\\", "]"]"#, 1, 3),
+            (r#"["\\", [[]]]"#, 3, 5),
+            ("]]][[", 2, 3),
+        ] {
+            assert_eq!(
+                Extent::of(text.as_bytes()),
+                Extent { depth, values },
+                "{text}"
+            );
+        }
+    }
+}
