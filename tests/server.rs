@@ -352,11 +352,11 @@ async fn json_is_neither_too_deep_nor_too_wide() {
         ),
         (
             wide(20_001),
-            "The request body has too many values (limit: 20000)",
+            "The request body has too many values (limit: 20000, where an object counts as 10)",
         ),
         (
             format!("[{}[]]", "[],".repeat(300_000)),
-            "The request body has too many values (limit: 20000)",
+            "The request body has too many values (limit: 20000, where an object counts as 10)",
         ),
         ("\u{0}".to_owned(), "Invalid JSON in request body"),
     ] {

@@ -15,8 +15,10 @@ use crate::config::Limits;
 /// How deep arrays and objects may nest. serde_json itself gives up at 128.
 const MAX_DEPTH: usize = 100;
 
-/// How many values a body may have. In memory, the smallest object is a hundred times as large as its text.
+/// How many values a body may have. In memory a value is up to thirty times as large as its text, and an object, which is a
+/// tree, ten times as large as other values.
 const MAX_VALUES: usize = 20_000;
+const OBJECT: usize = 10;
 
 /// A body that has not been read yet.
 #[derive(Debug)]
@@ -107,15 +109,14 @@ fn parse(bytes: &[u8]) -> Result<Value, Problem> {
     }
     if extent.values > MAX_VALUES {
         return Err(Problem::unprocessable(format!(
-            "The request body has too many values (limit: {MAX_VALUES})"
+            "The request body has too many values (limit: {MAX_VALUES}, where an object counts as {OBJECT})"
         )));
     }
     serde_json::from_slice(bytes)
         .map_err(|_| Problem::unprocessable("Invalid JSON in request body"))
 }
 
-/// How much a JSON text is in memory, seen from its brackets and commas. Where it is valid, it has so many values at most: an
-/// empty array or object counts as two.
+/// How much a JSON text is in memory, seen from its brackets and commas. Where it is valid, it has no more values than this.
 #[derive(Debug, PartialEq, Eq)]
 struct Extent {
     depth: usize,
@@ -138,7 +139,7 @@ impl Extent {
                 b'[' | b'{' => {
                     depth += 1;
                     extent.depth = extent.depth.max(depth);
-                    extent.values += 1;
+                    extent.values += if *byte == b'{' { OBJECT } else { 1 };
                 }
                 b']' | b'}' => depth = depth.saturating_sub(1),
                 b',' => extent.values += 1,
@@ -157,7 +158,7 @@ mod tests {
     fn what_is_quoted_does_not_count() {
         for (text, depth, values) in [
             (r#""""#, 0, 1),
-            (r#"{"a": [1, {"b": 2}], "c": 3}"#, 3, 6),
+            (r#"{"a": [1, {"b": 2}], "c": 3}"#, 3, 24),
             (r#"["[[,,\"[,\\", "]"]"#, 1, 3),
             (r#"["\\", [[]]]"#, 3, 5),
             ("]]][[", 2, 3),
