@@ -12,7 +12,7 @@ use agent_sync::demo::SCHEMA;
 use agent_sync::demo::postgres::Postgres;
 use tokio_postgres::Client;
 
-use support::{AnyError, EXPECTED, connect, data};
+use support::{AnyError, EXPECTED, connect, data, peak_memory};
 
 const LIMIT_MB: u64 = 64;
 
@@ -104,14 +104,4 @@ async fn until(client: &Client, condition: &str) -> Result<(), AnyError> {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     Ok(())
-}
-
-/// In MB, rounded up; as Linux tells it.
-fn peak_memory(worker: &Child) -> Result<u64, AnyError> {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", worker.id()))?;
-    let kb = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB"))
-        .ok_or("no VmHWM")?;
-    Ok(kb.trim().parse::<u64>()?.div_ceil(1024))
 }

@@ -1,5 +1,10 @@
 //! What the benchmarks share.
 
+// None needs all of it.
+#![allow(dead_code)]
+
+use std::process::Child;
+
 use tokio_postgres::{Client, NoTls};
 
 /// What every assistant should be, by an independent mapping. $1: the default model.
@@ -37,4 +42,14 @@ pub fn data(agents: u32) -> String {
          truncate agent_sync.outbox;
          analyze"
     )
+}
+
+/// The peak of its resident memory. In MB, rounded up; as Linux tells it.
+pub fn peak_memory(worker: &Child) -> Result<u64, AnyError> {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", worker.id()))?;
+    let kb = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB"))
+        .ok_or("no VmHWM")?;
+    Ok(kb.trim().parse::<u64>()?.div_ceil(1024))
 }
