@@ -27,6 +27,7 @@ mod migrations;
 mod ownership;
 mod properties;
 mod removals;
+mod requests;
 mod resync;
 mod server;
 mod startup_pass;

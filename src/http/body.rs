@@ -1,6 +1,7 @@
 //! The body of a request: how much of it is read, how long that may take, and what JSON is taken.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use http_body_util::BodyExt;
 use hyper::StatusCode;
@@ -23,27 +24,22 @@ const OBJECT: usize = 10;
 /// A body that has not been read yet.
 #[derive(Debug)]
 pub struct Body {
-    incoming: Incoming,
-    limits: Arc<Limits>,
+    pub(super) incoming: Incoming,
+    pub(super) limits: Arc<Limits>,
     /// The request's.
-    slot: Arc<Slot>,
+    pub(super) slot: Arc<Slot>,
+    /// Whether any of it is still to come; the connection's.
+    pub(super) unread: Arc<AtomicBool>,
 }
 
 impl Body {
-    pub(super) fn new(incoming: Incoming, limits: Arc<Limits>, slot: Arc<Slot>) -> Self {
-        Self {
-            incoming,
-            limits,
-            slot,
-        }
-    }
-
     /// Reads all of it.
     async fn read(self) -> Result<Vec<u8>, Problem> {
         let Self {
             incoming,
             limits,
             slot,
+            unread,
         } = self;
         slot.waits();
         let read = tokio::select! {
@@ -56,6 +52,7 @@ impl Body {
                 "The request body took too long",
             )
         })??;
+        unread.store(false, Ordering::Relaxed);
         if slot.works() {
             Ok(bytes)
         } else {

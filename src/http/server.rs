@@ -5,11 +5,12 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use hyper::Request;
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::header::HeaderValue;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -96,11 +97,13 @@ pub async fn serve(
 impl<H: Handle> Server<H> {
     /// Serves one connection, or, where it is one too many, only says so.
     async fn connection(&self, stream: TcpStream, slot: Slot, refuse: bool) {
-        let service = service_fn(|request| async {
+        let unread = Arc::new(AtomicBool::new(false));
+        let service = service_fn(|request: Request<Incoming>| async {
             if !slot.works() {
                 return Err(GaveWay);
             }
-            let answer = self.answer(request, refuse).await;
+            unread.store(!request.body().is_end_stream(), Ordering::Relaxed);
+            let answer = self.answer(request, refuse, &unread).await;
             slot.waits();
             Ok(answer)
         });
@@ -110,6 +113,7 @@ impl<H: Handle> Server<H> {
         } else {
             self.limits.head_timeout
         };
+        let socket = Socket::new(stream, self.limits.answer_timeout, unread.clone());
         let connection = http1::Builder::new()
             // Without a timer the timeout would do nothing. It covers the wait for the next request, too.
             .timer(TokioTimer::new())
@@ -118,10 +122,7 @@ impl<H: Handle> Server<H> {
             .max_header_size(MAX_HEAD)
             .max_buf_size(MAX_BUFFER)
             .keep_alive(!refuse)
-            .serve_connection(
-                TokioIo::new(Socket::new(stream, self.limits.answer_timeout)),
-                service,
-            );
+            .serve_connection(TokioIo::new(socket), service);
         let mut connection = std::pin::pin!(connection);
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
@@ -137,7 +138,12 @@ impl<H: Handle> Server<H> {
     }
 
     /// Answers one request, with its id in the answer and in every line that is logged meanwhile.
-    async fn answer(&self, request: Request<Incoming>, refuse: bool) -> Answer {
+    async fn answer(
+        &self,
+        request: Request<Incoming>,
+        refuse: bool,
+        unread: &Arc<AtomicBool>,
+    ) -> Answer {
         let id = request_id(&request);
         // Of the highest level: no filter keeps the lines and drops their id.
         let span = error_span!("request", request_id = %String::from_utf8_lossy(id.as_bytes()));
@@ -147,7 +153,7 @@ impl<H: Handle> Server<H> {
             let handled = if refuse {
                 Err(Problem::overloaded())
             } else {
-                self.handle(request).await
+                self.handle(request, unread).await
             };
             let answer = handled.unwrap_or_else(Problem::answer);
             debug!(%method, path, status = answer.status().as_u16(), duration_ms = started.elapsed().as_millis(), "answered");
@@ -159,11 +165,19 @@ impl<H: Handle> Server<H> {
         answer
     }
 
-    async fn handle(&self, request: Request<Incoming>) -> Result<Answer, Problem> {
+    async fn handle(
+        &self,
+        request: Request<Incoming>,
+        unread: &Arc<AtomicBool>,
+    ) -> Result<Answer, Problem> {
         let slot = self.requests.take().ok_or_else(Problem::overloaded)?;
         let slot = Arc::new(slot);
-        let request =
-            request.map(|incoming| Body::new(incoming, self.limits.clone(), slot.clone()));
+        let request = request.map(|incoming| Body {
+            incoming,
+            limits: self.limits.clone(),
+            slot: slot.clone(),
+            unread: unread.clone(),
+        });
         // What panicked is dropped; what it shares with others is behind locks that do not mind.
         AssertUnwindSafe(self.handler.handle(request))
             .catch_unwind()

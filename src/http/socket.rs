@@ -3,6 +3,8 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -10,9 +12,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 
-/// What is read of a request that was refused before all of it had come, before the connection is closed. The kernel
-/// takes an answer back that has not been read yet when a socket is closed with unread data.
-const LINGER: Duration = Duration::from_secs(1);
+/// What is read of a request that was answered before all of it had come, and for how long, before the connection is
+/// closed. Else the client's sending fails, and it never looks at the answer.
+const LINGER: Duration = Duration::from_secs(5);
 const LINGER_BYTES: usize = 16 * 1024 * 1024;
 
 #[derive(Debug)]
@@ -22,16 +24,19 @@ pub struct Socket {
     patience: Duration,
     /// Runs from when the kernel's buffer is full until all is written.
     writing: Option<Pin<Box<Sleep>>>,
+    /// Whether the last request was answered before all of it had come.
+    unread: Arc<AtomicBool>,
     /// Runs once the end of the answer is sent.
     lingering: Option<Pin<Box<Sleep>>>,
     lingered: usize,
 }
 
 impl Socket {
-    pub fn new(stream: TcpStream, patience: Duration) -> Self {
+    pub fn new(stream: TcpStream, patience: Duration, unread: Arc<AtomicBool>) -> Self {
         Self {
             stream,
             patience,
+            unread,
             writing: None,
             lingering: None,
             lingered: 0,
@@ -99,6 +104,9 @@ impl AsyncWrite for Socket {
         let socket = &mut *self;
         if socket.lingering.is_none() {
             ready!(Pin::new(&mut socket.stream).poll_shutdown(cx))?;
+        }
+        if !socket.unread.load(Ordering::Relaxed) {
+            return Poll::Ready(Ok(()));
         }
         let deadline = socket
             .lingering
