@@ -24,8 +24,10 @@ use crate::sql;
 /// The role of signed-in users in a Supabase project.
 const ROLE: &str = "authenticated";
 
-/// How many connections the questions need at most.
-const POOL_SIZE: usize = 4;
+/// How many connections the questions need at most: those of requests, and those of syncs that nobody has asked for. However
+/// many requests there are, they do not keep the others waiting.
+const FOR_REQUESTS: usize = 3;
+const FOR_SYNCS: usize = 2;
 
 /// How long an answer may take. A sync waits for it with a transaction open, which ends after ten idle seconds.
 const PATIENCE: Duration = Duration::from_secs(6);
@@ -120,10 +122,19 @@ pub struct Question {
 pub enum Shown {
     /// The agents that the user may read, as they are to that user.
     Rows(HashMap<AgentId, Row>),
-    /// The user lacks a privilege. Why, fit for a log.
-    Denied(String),
+    /// Users lack a privilege.
+    Denied,
     /// It cannot be told ([`Verdict::Unknown`]).
     Unknown { why: String, passing: bool },
+}
+
+/// Who has a question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum For {
+    /// A request, about its own caller.
+    Requests,
+    /// A sync, about users who are not here.
+    Syncs,
 }
 
 /// What is known about one user and one agent.
@@ -133,8 +144,8 @@ pub enum Verdict {
     Granted,
     /// Not so. Why, fit for a log; a client is told nothing.
     Denied(String),
-    /// The agent was edited between the two reads.
-    Changed,
+    /// The user is shown something else: the agent was edited between the two reads, or the user sees only a part of it.
+    Different,
     /// It cannot be told: because of a lost connection, say (`passing`), or of something an operator has to mend.
     Unknown { why: String, passing: bool },
 }
@@ -143,17 +154,23 @@ pub enum Verdict {
 #[derive(Debug, Clone)]
 pub struct Access {
     /// `None`: nobody is asked, everybody may have everything.
-    database: Option<Database>,
+    databases: Option<Databases>,
     authorize: Authorize,
     /// Whether users who are not here are asked about.
     pub recheck: bool,
+}
+
+#[derive(Debug, Clone)]
+struct Databases {
+    requests: Database,
+    syncs: Database,
 }
 
 impl Access {
     /// For development, and for whatever has no users.
     pub fn open() -> Self {
         Self {
-            database: None,
+            databases: None,
             authorize: Authorize::default(),
             recheck: false,
         }
@@ -161,54 +178,76 @@ impl Access {
 
     /// `url`: as whom to log in. That role must be able to become `authenticated`.
     pub fn new(url: &DatabaseUrl, authorize: Authorize, recheck: bool) -> Self {
+        let url = url.named("agent-sync access");
         Self {
-            database: Some(Database::sized(&url.named("agent-sync access"), POOL_SIZE)),
+            databases: Some(Databases {
+                requests: Database::sized(&url, FOR_REQUESTS),
+                syncs: Database::sized(&url, FOR_SYNCS),
+            }),
             authorize,
             recheck,
         }
     }
 
     pub fn is_open(&self) -> bool {
-        self.database.is_none()
+        self.databases.is_none()
     }
 
     /// One answer a question.
     ///
     /// # Errors
     /// Where nobody can be asked at all: the role cannot be taken, or row-level security does not decide.
-    pub async fn ask(&self, shape: &Shape, questions: &[Question]) -> Result<Vec<Shown>, Error> {
+    pub async fn ask(
+        &self,
+        asking: For,
+        shape: &Shape,
+        questions: &[Question],
+    ) -> Result<Vec<Shown>, Error> {
         let statement = match self.authorize {
             Authorize::Agent => shape.read_as_caller(),
             Authorize::Source => shape.read_whole(),
         };
-        self.acting(async |client| {
+        let shown = self.acting(asking, shape, async |client| {
             // All of them are on their way before the first is answered.
             let asked = join_all(questions.iter().map(async |question| {
                 let agents = &[(&question.agents as _, Type::UUID_ARRAY)];
                 read_as(client, &question.identity, statement, agents).await
             }));
             asked.await.into_iter().map(shown).collect()
-        })
-        .await
+        });
+        let denied = || questions.iter().map(|_| Shown::Denied).collect();
+        Ok(shown.await?.unwrap_or_else(denied))
     }
 
     /// All agents that this user may read, active or not.
     pub async fn list(&self, shape: &Shape, identity: &Identity) -> Result<Vec<AgentId>, Error> {
-        self.acting(async |client| {
-            match read_as(client, identity, shape.list_as_caller(), &[]).await {
-                Ok(records) => records.iter().map(|record| column(record, "id")).collect(),
-                Err(e) if e.is_denied() => Ok(Vec::new()),
-                Err(e) => Err(e),
-            }
-        })
-        .await
+        let listed = self.acting(For::Requests, shape, async |client| {
+            let records = read_as(client, identity, shape.list_as_caller(), &[]).await?;
+            records.iter().map(|record| column(record, "id")).collect()
+        });
+        Ok(listed.await?.unwrap_or_default())
+    }
+
+    /// Whether anybody can be asked about at all.
+    ///
+    /// # Errors
+    /// Says what to mend.
+    pub async fn check(&self, shape: &Shape) -> Result<(), Error> {
+        if !self.is_open() {
+            self.acting(For::Syncs, shape, async |_| Ok(())).await?;
+        }
+        Ok(())
     }
 
     /// What the answer means for an agent that the worker itself has read like this.
     pub fn verdict(&self, agent: AgentId, read: &Row, shown: &Shown) -> Verdict {
         let rows = match shown {
             Shown::Rows(rows) => rows,
-            Shown::Denied(why) => return Verdict::Denied(why.clone()),
+            Shown::Denied => {
+                return Verdict::Denied(format!(
+                    "{ROLE} may not read every column of public.agents that the mapping uses"
+                ));
+            }
             Shown::Unknown { why, passing } => {
                 return Verdict::Unknown {
                     why: why.clone(),
@@ -230,17 +269,21 @@ impl Access {
         };
         match (read.decode(), theirs.decode()) {
             (Ok(ours), Ok(theirs)) if ours == theirs => Verdict::Granted,
-            _ => Verdict::Changed,
+            _ => Verdict::Different,
         }
     }
 
-    /// Lends a session that acts as [`ROLE`], in a read-only transaction.
+    /// Lends a session that acts as [`ROLE`], in a read-only transaction. `None`: that role may not read all that matters.
     async fn acting<T>(
         &self,
+        asking: For,
+        shape: &Shape,
         work: impl AsyncFnOnce(&Client) -> Result<T, Error>,
-    ) -> Result<T, Error> {
-        let Some(database) = &self.database else {
-            return Err(Error::Setup("nobody can be asked".to_owned()));
+    ) -> Result<Option<T>, Error> {
+        let database = match (&self.databases, asking) {
+            (Some(databases), For::Requests) => &databases.requests,
+            (Some(databases), For::Syncs) => &databases.syncs,
+            (None, _) => return Err(Error::Setup("nobody can be asked".to_owned())),
         };
         let asking = async {
             let client = database.client().await?;
@@ -251,22 +294,24 @@ impl Access {
             set(&client, &settings.into_iter().unzip())
                 .await
                 .map_err(no_role)?;
-            let acting = client.query_typed_one(sql!("acting"), &[]).await?;
-            if column::<bool>(&acting, "secured")? {
-                let done = work(&client).await?;
-                client.batch_execute("rollback").await?;
-                let acted = client.query_typed_one(sql!("acted"), &[]).await?;
-                if column(&acted, "clean")? {
-                    client.give_back();
-                }
-                Ok(done)
-            } else {
-                Err(Error::Setup(format!(
+            let acting = client.query_typed_one(shape.acting(), &[]).await?;
+            if !column::<bool>(&acting, "secured")? {
+                return Err(Error::Setup(format!(
                     "row-level security does not decide which rows of public.agents role {ROLE} may read, so lazy sync is \
                      refused: `alter table public.agents enable row level security`, and see that {ROLE} neither owns it \
                      nor has bypassrls"
-                )))
+                )));
             }
+            let done = match column(&acting, "privileged")? {
+                true => Some(work(&client).await?),
+                false => None,
+            };
+            client.batch_execute("rollback").await?;
+            let acted = client.query_typed_one(sql!("acted"), &[]).await?;
+            if column(&acted, "clean")? {
+                client.give_back();
+            }
+            Ok(done)
         };
         database.within(PATIENCE, asking).await
     }
@@ -323,7 +368,6 @@ fn shown(read: Result<Vec<Record>, Error>) -> Result<Shown, Error> {
             let rows: Result<_, Error> = records.iter().map(source::row).collect();
             Ok(Shown::Rows(rows?))
         }
-        Err(e) if e.is_denied() => Ok(Shown::Denied(e.to_string())),
         Err(e) if e.is_from_server() => Ok(Shown::Unknown {
             why: e.to_string(),
             passing: e.fault() == Fault::Locked,

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use crate::ids::AgentId;
 
 /// What a batch read brings for one agent, not yet decoded beyond its [`Head`].
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Row {
     pub id: AgentId,
     /// The row of `public.agents`, a JSON object.

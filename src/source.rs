@@ -79,6 +79,7 @@ struct Statements {
     read_as_caller: String,
     list_as_caller: String,
     known_users: String,
+    acting: String,
 }
 
 impl Source {
@@ -167,15 +168,15 @@ impl Shape {
             && has("global_ai_engines", "language_model_id")
             && has("ai_models", "id");
         let has_organizations = has("agents", "organization_id");
-        let mapped: Vec<String> = COLUMNS[0]
-            .1
-            .iter()
-            .chain(&PARAMETERS)
-            .filter(|name| has("agents", name) && **name != "langgraph_assistant_id")
-            .map(|name| format!("\"{name}\""))
-            .collect();
+        let mapped = |quote: char| {
+            let names = COLUMNS[0].1.iter().chain(&PARAMETERS);
+            let present = names
+                .filter(|name| has("agents", name) && **name != "langgraph_assistant_id")
+                .map(|name| format!("{quote}{name}{quote}"));
+            present.collect::<Vec<_>>().join(", ")
+        };
         let as_caller =
-            |statement: &str| replace_part(statement.to_owned(), "columns", &mapped.join(", "));
+            |statement: &str| replace_part(statement.to_owned(), "columns", &mapped('"'));
         let fit = |statement: &str| {
             let parts = [
                 ("tools", has_tools, "null::text"),
@@ -212,6 +213,7 @@ impl Shape {
                 read_as_caller: as_caller(sql!("read_as_caller")),
                 list_as_caller: as_caller(sql!("list_as_caller")),
                 known_users: fit(sql!("known_users")),
+                acting: replace_part(sql!("acting").to_owned(), "names", &mapped('\'')),
             },
         })
     }
@@ -246,6 +248,11 @@ impl Shape {
     /// Ids of all agents that a caller may read.
     pub fn list_as_caller(&self) -> &str {
         &self.statements.list_as_caller
+    }
+
+    /// What a caller's role may do at all.
+    pub fn acting(&self) -> &str {
+        &self.statements.acting
     }
 
     /// These users as Supabase Auth knows them, as far as the worker may ask.

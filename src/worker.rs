@@ -205,6 +205,11 @@ async fn keep_synced(
         }
     };
 
+    if config.authentication.has_keys()
+        && let Err(e) = syncer.check_access().await
+    {
+        error!(error = %e, "no user can be given an agent (lazy sync)");
+    }
     let work = async {
         tokio::join!(
             passes(config, syncer, readiness, left, shutdown),

@@ -16,7 +16,7 @@ use crate::support::{TestDatabase, TestWorker, eventually};
 
 #[tokio::test]
 async fn an_answer_to_head_has_no_body() {
-    let worker = TestWorker::start_with(&[]).await;
+    let worker = TestWorker::start_with(&[("ROBYN_DEV", "true")]).await;
     let missing = "/assistants/6f1f1f1f-0000-4000-8000-00000000beef";
     for (address, path, status) in [
         (worker.admin, "/live", 200),
@@ -113,7 +113,7 @@ async fn every_answer_has_the_request_s_id() {
         (503, Some("mine"))
     );
 
-    let worker = TestWorker::start_with(&[]).await;
+    let worker = TestWorker::start_with(&[("ROBYN_DEV", "true")]).await;
     let large = "x".repeat(2 << 20);
     for (method, path, body, status) in [
         ("GET", "/nowhere", "", 404),
@@ -196,11 +196,16 @@ async fn every_line_logged_for_a_request_has_its_id_and_nothing_of_its_contents(
         );
     }
     // A filter of warnings keeps the id, too.
-    let running = Running::serve(&db, &[("AGENT_SYNC_LOG", "info,agent_sync::http=warn")]);
+    let variables = [
+        ("ROBYN_DEV", "true"),
+        ("AGENT_SYNC_LOG", "info,agent_sync::http=warn"),
+    ];
+    let running = Running::serve(&db, &variables);
     let api = running.api().await;
+    let nobodys = uuid::Uuid::new_v4();
     let said = Client::connect(api)
         .await
-        .ask(request("the-id", agent))
+        .ask(request("the-id", nobodys))
         .await;
     assert_eq!(said.status, 200, "{said:?}");
     let line = running.line("lazy sync skipped").await;

@@ -291,11 +291,6 @@ impl Error {
         matches!(self, Self::Postgres(e) if e.code() == Some(&SqlState::T_R_SERIALIZATION_FAILURE))
     }
 
-    /// Whether the role lacks a privilege (or what row-level security demands of it).
-    pub fn is_denied(&self) -> bool {
-        matches!(self, Self::Postgres(e) if e.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE))
-    }
-
     /// Whether the server has said so, and goes on answering.
     pub fn is_from_server(&self) -> bool {
         matches!(self, Self::Postgres(e) if e.code().is_some() && !e.is_closed())

@@ -8,7 +8,7 @@ use tracing::warn;
 use uuid::Uuid;
 
 use super::{Entrance, Syncer};
-use crate::access::{Identity, Question, Shown, Verdict};
+use crate::access::{For, Identity, Question, Shown, Verdict};
 use crate::agent::Row;
 use crate::database::{DEADLINE, Error, Fault, begin};
 use crate::ids::{AgentId, SYSTEM};
@@ -16,7 +16,7 @@ use crate::plan::{Observed, Planned};
 use crate::source::Shape;
 
 /// How often agents are read that are edited just then.
-const ATTEMPTS: usize = 3;
+const ATTEMPTS: usize = 4;
 
 /// Verdicts about owners and agents. About whom there is none nobody had to ask.
 #[derive(Debug, Default)]
@@ -35,6 +35,23 @@ impl Permissions {
             }
         }
         (granted, refused)
+    }
+}
+
+impl Permissions {
+    fn differing(&self) -> Vec<AgentId> {
+        let differing = self.0.iter().filter(|(_, v)| **v == Verdict::Different);
+        differing.map(|((_, agent), _)| *agent).collect()
+    }
+
+    /// Where the agent was not edited meanwhile, its user sees something else because that is all there is to be seen.
+    fn settle(&mut self, is_unchanged: impl Fn(AgentId) -> bool) {
+        for ((_, agent), verdict) in &mut self.0 {
+            if *verdict == Verdict::Different && is_unchanged(*agent) {
+                *verdict =
+                    Verdict::Denied("the database does not show its user all of it".to_owned());
+            }
+        }
     }
 }
 
@@ -109,7 +126,11 @@ impl Syncer {
             questions.push(Question { identity, agents });
             owners.push(owner);
         }
-        let shown = self.ask(shape, &questions).await;
+        let asking = match claim {
+            Some(_) => For::Requests,
+            None => For::Syncs,
+        };
+        let shown = self.ask(asking, shape, &questions).await;
         for ((owner, question), shown) in owners.into_iter().zip(questions).zip(shown) {
             for agent in question.agents {
                 if let Some(row) = rows.get(&agent) {
@@ -118,15 +139,20 @@ impl Syncer {
                 }
             }
         }
+        let differing = permissions.differing();
+        if !differing.is_empty() {
+            let now = shape.read(tx, &differing).await?;
+            permissions.settle(|agent| now.get(&agent) == rows.get(&agent));
+        }
         Ok(permissions)
     }
 
     /// One answer a question, whatever happens: whoever cannot be asked about must not hold up the others.
-    async fn ask(&self, shape: &Shape, questions: &[Question]) -> Vec<Shown> {
+    async fn ask(&self, asking: For, shape: &Shape, questions: &[Question]) -> Vec<Shown> {
         if questions.is_empty() {
             return Vec::new();
         }
-        match self.access.ask(shape, questions).await {
+        match self.access.ask(asking, shape, questions).await {
             Ok(shown) => shown,
             Err(e) => {
                 let unknown = || Shown::Unknown {
@@ -144,6 +170,7 @@ impl Syncer {
         identity: Option<&Identity>,
         agents: &[AgentId],
     ) -> Result<HashSet<AgentId>, Error> {
+        let mut before = HashMap::new();
         for _ in 0..ATTEMPTS {
             let asking = async {
                 let mut client = self.database.client().await?;
@@ -152,20 +179,33 @@ impl Syncer {
                 let rows = shape.read(&tx, agents).await?;
                 tx.commit().await?;
                 client.give_back();
-                self.verdicts(&shape, identity, agents, &rows).await
+                let verdicts = self.verdicts(&shape, identity, agents, &rows).await?;
+                Ok((rows, verdicts))
             };
-            let verdicts = self.database.within(DEADLINE, asking).await?;
-            if !verdicts.values().any(|v| *v == Verdict::Changed) {
+            let (rows, verdicts) = self.database.within(DEADLINE, asking).await?;
+            let is_edited = verdicts.iter().any(|(agent, verdict)| {
+                *verdict == Verdict::Different && rows.get(agent) != before.get(agent)
+            });
+            if !is_edited {
                 let granted = verdicts
                     .into_iter()
-                    .filter(|(_, v)| *v == Verdict::Granted)
+                    .filter(|(_, verdict)| *verdict == Verdict::Granted)
                     .map(|(agent, _)| agent);
                 return Ok(granted.collect());
             }
+            before = rows;
         }
         Err(Error::Pool(
             "the agents are being edited, it cannot be told who may read them".to_owned(),
         ))
+    }
+
+    /// Whether users can be asked about at all; if not, what to mend.
+    pub async fn check_access(&self) -> Result<(), Error> {
+        let client = self.database.client().await?;
+        let shape = self.source.shape(&client).await?;
+        client.give_back();
+        self.access.check(&shape).await
     }
 
     /// All agents that the user may read. `None`: nobody is asked.
@@ -198,7 +238,7 @@ impl Syncer {
             identity: identity.clone(),
             agents: agents.to_vec(),
         };
-        let shown = self.access.ask(shape, &[question]).await?;
+        let shown = self.access.ask(For::Requests, shape, &[question]).await?;
         let mut verdicts = HashMap::new();
         for (agent, row) in rows {
             for shown in &shown {

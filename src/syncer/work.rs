@@ -138,7 +138,7 @@ impl<'a> Work<'a> {
         } = planned.assistant;
         let why = match verdict {
             Verdict::Granted => return,
-            Verdict::Changed | Verdict::Unknown { passing: true, .. } => {
+            Verdict::Different | Verdict::Unknown { passing: true, .. } => {
                 return self.postpone(agent);
             }
             Verdict::Unknown { why, .. } => {
