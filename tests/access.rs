@@ -611,3 +611,87 @@ async fn a_question_waits_for_nobodys_lock_for_long() {
     assert_eq!(error.fault(), Fault::Locked);
     editor.batch_execute("rollback").await.expect("released");
 }
+
+/// What a policy may not do says nothing about its user: a forgotten grant takes nobody's assistant away.
+#[tokio::test]
+async fn a_policy_that_lacks_a_privilege_takes_nothing_away() {
+    let tenants = Tenants::new().await;
+    assert!(tenants.ask(tenants.alice).await.is_some());
+    tenants
+        .db
+        .execute(
+            "create function public.is_open() returns boolean language sql as 'select true';
+             revoke all on function public.is_open() from public;
+             create policy \"open\" on public.agents as restrictive for select to authenticated using (public.is_open())",
+        )
+        .await;
+    let Outcome::Failed(why) = tenants.sync(Entrance::Pass).await else {
+        panic!("failed")
+    };
+    assert!(
+        why.contains("permission denied for function is_open"),
+        "{why}"
+    );
+    assert_eq!(tenants.db.count("langgraph_server.assistants").await, 1);
+    assert!(!tenants.may_have(tenants.alice).await, "nor gives anything");
+    tenants
+        .db
+        .execute("grant execute on function public.is_open() to authenticated")
+        .await;
+    assert_eq!(tenants.sync(Entrance::Pass).await, Outcome::Skipped);
+    // A privilege of the role's own is another matter.
+    tenants
+        .db
+        .execute("revoke select on public.agents from authenticated")
+        .await;
+    assert_eq!(tenants.sync(Entrance::Pass).await, Outcome::Revoked);
+}
+
+/// However many requests wait for an answer of their own.
+#[tokio::test]
+async fn requests_keep_no_sync_from_asking() {
+    let tenants = Tenants::new().await;
+    assert!(tenants.ask(tenants.alice).await.is_some());
+    tenants
+        .db
+        .execute(&format!(
+            "create function public.dawdle() returns boolean language plpgsql as $$
+             begin
+               if current_setting('request.jwt.claims')::jsonb ->> 'sub' = '{}' then
+                 perform pg_advisory_xact_lock_shared(4711);
+               end if;
+               return true;
+             end $$;
+             create policy \"slow\" on public.agents as restrictive for select to authenticated using ((select public.dawdle()));
+             update public.agents set system_prompt = 'new'",
+            tenants.mallory
+        ))
+        .await;
+    let holder = tenants.db.connect().await;
+    holder
+        .batch_execute("select pg_advisory_lock(4711)")
+        .await
+        .expect("held");
+    let mallory = signed_in(tenants.mallory);
+    let flood = futures::future::join_all((0..8).map(|_| tenants.asked(&mallory)));
+    let sync = async {
+        eventually("all connections for requests wait", || async {
+            let waiting = tenants
+                .db
+                .count("pg_stat_activity where application_name = 'agent-sync access' and wait_event = 'advisory'
+                        and datname = current_database()")
+                .await;
+            match waiting {
+                3 => Ok(()),
+                other => Err(format!("{other} waiting")),
+            }
+        })
+        .await;
+        assert_eq!(tenants.sync(Entrance::Change).await, Outcome::Updated);
+        holder
+            .batch_execute("select pg_advisory_unlock(4711)")
+            .await
+            .expect("released");
+    };
+    tokio::join!(flood, sync);
+}
