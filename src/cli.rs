@@ -35,6 +35,8 @@ pub enum Command {
         #[arg(long)]
         print: bool,
     },
+    /// Write the SQL of the worker's login role to standard output, for psql or Supabase's SQL editor
+    Roles,
     /// Remove what `migrate` installed: schema agent_sync and its triggers. Assistants stay
     Uninstall,
     /// Try it: a throw-away PostgreSQL with a few agents, and the worker on it

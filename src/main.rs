@@ -23,8 +23,13 @@ type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
 fn main() -> ExitCode {
     let command = Cli::parse().command.unwrap_or_default();
-    if let Command::Migrate { print: true } = command {
-        print!("{}", migrations::script());
+    let script = match command {
+        Command::Migrate { print: true } => Some(migrations::script()),
+        Command::Roles => Some(migrations::ROLES.to_owned()),
+        _ => None,
+    };
+    if let Some(script) = script {
+        print!("{script}");
         return ExitCode::SUCCESS;
     }
     let variables: Variables = std::env::vars_os()
@@ -73,6 +78,8 @@ async fn run(
             allow_removals,
         } => sync(config, scope, allow_removals).await,
         Command::Migrate { .. } => migrate(config).await,
+        // Printed before anything was configured.
+        Command::Roles => Ok(ExitCode::SUCCESS),
         Command::Uninstall => uninstall(config).await,
         Command::Demo => {
             demo::run(config, variables, stop_signal()?).await?;
@@ -111,10 +118,10 @@ async fn sync(
         config.sync.max_removals = MaxRemovals::Unlimited;
     }
     let syncer = Syncer::new(database, worker::access(&config), config.sync.clone());
-    let missing = worker::prepare(&config, &syncer).await?;
-    if !missing.is_empty() {
+    let left = worker::prepare(&config, &syncer).await?;
+    if !left.locked.is_empty() {
         warn!(
-            missing = missing.join(", "),
+            missing = left.locked.join(", "),
             "edits go unnoticed until these are installed"
         );
     }
@@ -138,11 +145,20 @@ async fn migrate(config: Config) -> Result<ExitCode, AnyError> {
         info!("the database is ready for agent-sync");
         return Ok(ExitCode::SUCCESS);
     }
-    Err(format!(
-        "still missing, because open transactions hold the tables: {}. Run it again when they have ended",
-        left.join(", ")
-    )
-    .into())
+    let mut problems = Vec::new();
+    if !left.denied.is_empty() {
+        problems.push(format!(
+            "still missing, because this role may not install them: {}. Run it as the owner of the tables",
+            left.denied.join(", ")
+        ));
+    }
+    if !left.locked.is_empty() {
+        problems.push(format!(
+            "still missing, because open transactions hold the tables: {}. Run it again when they have ended",
+            left.locked.join(", ")
+        ));
+    }
+    Err(problems.join("; ").into())
 }
 
 async fn uninstall(config: Config) -> Result<ExitCode, AnyError> {
@@ -153,7 +169,7 @@ async fn uninstall(config: Config) -> Result<ExitCode, AnyError> {
     println!(
         "Removed: schema agent_sync and its triggers.\n\
          Left: {ours} assistants that agent-sync had made, in langgraph_server.assistants, which other assistants share; \
-         and their ids in public.agents.langgraph_assistant_id."
+         and their ids in public.agents.langgraph_assistant_id; and the role agent_sync_worker, where there is one."
     );
     Ok(ExitCode::SUCCESS)
 }

@@ -18,7 +18,8 @@ use tracing::{error, info, warn};
 use crate::access::Access;
 use crate::changes::{self, listener};
 use crate::config::{self, Config, Limits, Tenancy};
-use crate::database::{Database, DatabaseUrl, Error, migrations};
+use crate::database::migrations::{self, Left};
+use crate::database::{Database, DatabaseUrl, Error};
 use crate::http::{self, auth::Authenticator};
 use crate::pass::{self, Extent};
 use crate::readiness::Readiness;
@@ -225,7 +226,7 @@ async fn keep_synced(
 }
 
 /// Makes the database ready, and stores the scope. Returns the triggers that are still missing.
-async fn set_up(config: &Config, syncer: &Syncer) -> Result<Vec<String>, Error> {
+async fn set_up(config: &Config, syncer: &Syncer) -> Result<Left, Error> {
     let left = prepare(config, syncer).await?;
     if let Ok(scope) = &config.scope {
         let client = syncer.database.client().await?;
@@ -236,10 +237,10 @@ async fn set_up(config: &Config, syncer: &Syncer) -> Result<Vec<String>, Error> 
 }
 
 /// Migrates, and looks at the source tables. Returns the triggers that are still missing.
-pub async fn prepare(config: &Config, syncer: &Syncer) -> Result<Vec<String>, Error> {
+pub async fn prepare(config: &Config, syncer: &Syncer) -> Result<Left, Error> {
     let database = &syncer.database;
     let left = if config.auto_migrate {
-        migrations::migrate(database, TRIGGER_PATIENCE).await?
+        install(database).await?
     } else {
         let missing = migrations::missing(database).await?;
         if !missing.is_empty() {
@@ -250,11 +251,25 @@ pub async fn prepare(config: &Config, syncer: &Syncer) -> Result<Vec<String>, Er
                 config::AUTO_MIGRATE,
             )));
         }
-        Vec::new()
+        Left::default()
     };
     let client = database.client().await?;
     syncer.source.inspect(&client).await?;
     client.give_back();
+    Ok(left)
+}
+
+/// Installs what it may, and says what only somebody else may.
+async fn install(database: &Database) -> Result<Left, Error> {
+    let left = migrations::migrate(database, TRIGGER_PATIENCE).await?;
+    if !left.denied.is_empty() {
+        warn!(
+            missing = left.denied.join(", "),
+            "only the owner of these tables can install their triggers: run `agent-sync migrate` as that role. Until then what is \
+             edited in them is found by a resync ({}), and by nothing sooner",
+            config::RESYNC_INTERVAL
+        );
+    }
     Ok(left)
 }
 
@@ -279,7 +294,7 @@ async fn passes(
     config: &Config,
     syncer: &Syncer,
     readiness: &Readiness,
-    mut missing_triggers: Vec<String>,
+    mut left: Left,
     shutdown: &CancellationToken,
 ) {
     let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
@@ -287,20 +302,21 @@ async fn passes(
         let passed = startup(config, syncer, readiness, shutdown).await;
         // Non-fatal: a pass that failed is over, and so is the wait for it.
         readiness.first_pass_ended();
-        if passed && missing_triggers.is_empty() {
+        // For what only somebody else can install, the resyncs have to do.
+        if passed && left.locked.is_empty() {
             break;
         }
         tokio::select! {
             () = tokio::time::sleep(backoff.pause()) => {}
             () = shutdown.cancelled() => return,
         }
-        if !missing_triggers.is_empty() {
+        if !left.locked.is_empty() {
             // What was edited before its trigger stood is found by the pass that follows.
             let installing = migrations::migrate(&syncer.database, TRIGGER_PATIENCE);
             match syncer.database.within(SET_UP, installing).await {
-                Ok(left) => missing_triggers = left,
+                Ok(now) => left = now,
                 Err(e) => {
-                    warn!(error = %e, "triggers are still missing: {}", missing_triggers.join(", "))
+                    warn!(error = %e, "triggers are still missing: {}", left.locked.join(", "))
                 }
             }
         }
@@ -360,7 +376,7 @@ async fn resync(
 ) -> Result<(), Error> {
     let looking = async {
         let missing = if config.auto_migrate {
-            migrations::migrate(&syncer.database, TRIGGER_PATIENCE).await?
+            install(&syncer.database).await?.locked
         } else {
             migrations::missing(&syncer.database).await?
         };

@@ -4,7 +4,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use agent_sync::config::{DATABASE_URL, ROBYN_DEV, SCOPE};
-use agent_sync::database::migrations;
+use agent_sync::database::migrations::{self, Left};
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
 
@@ -18,7 +18,7 @@ async fn it_can_run_again_and_several_times_at_once() {
     let pool = db.pool();
     let runs = (0..5).map(|_| migrations::migrate(&pool, Duration::from_secs(20)));
     for run in futures::future::join_all(runs).await {
-        assert_eq!(run.expect("migrated"), Vec::<String>::new());
+        assert_eq!(run.expect("migrated"), Left::default());
     }
     assert_eq!(
         migrations::missing(&pool).await.expect("checked"),

@@ -35,6 +35,24 @@ pub const LATEST: i32 = MIGRATIONS[MIGRATIONS.len() - 1].0;
 /// How long [`migrate`] keeps asking for a lock that an open transaction of the customer's holds.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
+/// The worker's login role and what it may do: `sql/roles.sql`.
+pub const ROLES: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/sql/roles.sql"));
+
+/// Triggers that are still missing.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Left {
+    /// Open transactions hold their tables: worth another try soon.
+    pub locked: Vec<String>,
+    /// Only the owner of their tables may install them, and this role is not.
+    pub denied: Vec<String>,
+}
+
+impl Left {
+    pub fn is_empty(&self) -> bool {
+        self.locked.is_empty() && self.denied.is_empty()
+    }
+}
+
 /// The whole of it as one script, fit for `supabase/migrations/`.
 pub fn script() -> String {
     let mut migrations = String::new();
@@ -47,9 +65,9 @@ pub fn script() -> String {
     script
 }
 
-/// Installs or upgrades. Idempotent, and safe when several run at once. Returns the triggers that are still missing
-/// because their tables stayed locked for longer than `patience`.
-pub async fn migrate(database: &Database, patience: Duration) -> Result<Vec<String>, Error> {
+/// Installs or upgrades. Idempotent, and safe when several run at once. A table that stays locked for longer
+/// than `patience` is left without its triggers, and so is one that this role may not alter.
+pub async fn migrate(database: &Database, patience: Duration) -> Result<Left, Error> {
     let client = database.client().await?;
     let deadline = Instant::now() + patience;
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
@@ -70,11 +88,17 @@ pub async fn migrate(database: &Database, patience: Duration) -> Result<Vec<Stri
     }
     loop {
         let missing = missing_triggers(&client).await?;
-        let (mut left, mut installed) = (Vec::new(), 0);
+        let (mut left, mut installed) = (Left::default(), 0);
         for trigger in missing {
+            // Not tried where it is known to fail: the table would be locked before the server looks who asks.
+            if !trigger.ours_to_alter {
+                left.denied.push(trigger.to_string());
+                continue;
+            }
             match apply(&client, &trigger).await {
                 Ok(()) => installed += 1,
-                Err(e) if e.fault() == Fault::Locked => left.push(trigger.to_string()),
+                Err(e) if e.fault() == Fault::Locked => left.locked.push(trigger.to_string()),
+                Err(e) if e.denial().is_some() => left.denied.push(trigger.to_string()),
                 Err(e) => return Err(e),
             }
         }
@@ -82,12 +106,12 @@ pub async fn migrate(database: &Database, patience: Duration) -> Result<Vec<Stri
             info!(installed, "triggers installed");
         }
         let pause = backoff.pause();
-        if left.is_empty() || Instant::now() + pause > deadline {
+        if left.locked.is_empty() || Instant::now() + pause > deadline {
             client.give_back();
             return Ok(left);
         }
         warn!(
-            triggers = left.join(", "),
+            triggers = left.locked.join(", "),
             "the tables are in use, their triggers are tried again"
         );
         tokio::time::sleep(pause).await;
@@ -97,16 +121,9 @@ pub async fn migrate(database: &Database, patience: Duration) -> Result<Vec<Stri
 /// What is missing, each in a few words; empty when all is in place.
 pub async fn missing(database: &Database) -> Result<Vec<String>, Error> {
     let client = database.client().await?;
-    let version = version(&client).await?;
-    if version > LATEST {
-        return Err(Error::Newer(version));
-    }
-    let mut missing = Vec::new();
-    if version < LATEST {
-        missing.push(format!(
-            "schema agent_sync is at version {version}, needed is {LATEST}"
-        ));
-    } else {
+    let installed = Installed::look(&client).await?;
+    let mut missing = installed.missing();
+    if installed.version == LATEST {
         missing.extend(
             missing_triggers(&client)
                 .await?
@@ -114,11 +131,41 @@ pub async fn missing(database: &Database) -> Result<Vec<String>, Error> {
                 .map(|trigger| format!("trigger {trigger}")),
         );
     }
-    if !exists(&client, "langgraph_server.assistants").await? {
-        missing.push("table langgraph_server.assistants".to_owned());
-    }
     client.give_back();
     Ok(missing)
+}
+
+/// What there is of our schema, triggers aside.
+struct Installed {
+    /// Not newer than ours.
+    version: i32,
+    has_assistants: bool,
+}
+
+impl Installed {
+    async fn look(client: &tokio_postgres::Client) -> Result<Self, Error> {
+        let version = version(client).await?;
+        if version > LATEST {
+            return Err(Error::Newer(version));
+        }
+        let has_assistants = exists(client, "langgraph_server.assistants").await?;
+        Ok(Self {
+            version,
+            has_assistants,
+        })
+    }
+
+    fn missing(&self) -> Vec<String> {
+        let older = (self.version < LATEST).then(|| {
+            format!(
+                "schema agent_sync is at version {}, needed is {LATEST}",
+                self.version
+            )
+        });
+        let assistants =
+            (!self.has_assistants).then(|| "table langgraph_server.assistants".to_owned());
+        older.into_iter().chain(assistants).collect()
+    }
 }
 
 /// Removes the triggers and the schema. Returns how many assistants of ours are left behind.
@@ -164,15 +211,16 @@ pub async fn uninstall(database: &Database, patience: Duration) -> Result<i64, E
 
 /// All of it in one message ([`at_once`]): should we be stopped now, nobody waits for a lock of ours.
 async fn migrate_schema(client: &Client) -> Result<(), Error> {
-    let seen = version(client).await?;
-    if seen > LATEST {
-        return Err(Error::Newer(seen));
-    }
-    // All scripts again where only the runtime's table is gone: every one can be run twice.
-    let whole = exists(client, "langgraph_server.assistants").await?;
-    if whole && seen == LATEST {
+    let installed = Installed::look(client).await?;
+    let missing = installed.missing();
+    if missing.is_empty() {
         return Ok(());
     }
+    let Installed {
+        version: seen,
+        has_assistants: whole,
+    } = installed;
+    // All scripts again where only the runtime's table is gone: every one can be run twice.
     let mut scripts = crate::sql!("migrate").replace(":seen", &seen.to_string());
     for (number, text) in MIGRATIONS
         .into_iter()
@@ -180,7 +228,16 @@ async fn migrate_schema(client: &Client) -> Result<(), Error> {
     {
         scripts.extend([text, &record(number), "\n"]);
     }
-    at_once(client, &scripts).await?;
+    at_once(client, &scripts)
+        .await
+        .map_err(|e| match e.denial() {
+            Some(denial) => Error::Setup(format!(
+                "missing: {}. This role may not install it ({denial}): run `agent-sync migrate`, or the output of \
+                 `agent-sync migrate --print`, as the owner of the tables, and then `agent-sync roles` for the worker's own role",
+                missing.join(", ")
+            )),
+            None => e,
+        })?;
     info!(version = LATEST, "schema agent_sync migrated");
     Ok(())
 }
@@ -230,6 +287,8 @@ struct Trigger {
     source: String,
     name: String,
     ddl: String,
+    /// Whether this role may alter its table.
+    ours_to_alter: bool,
 }
 
 impl std::fmt::Display for Trigger {
@@ -239,9 +298,7 @@ impl std::fmt::Display for Trigger {
 }
 
 async fn missing_triggers(client: &tokio_postgres::Client) -> Result<Vec<Trigger>, Error> {
-    let statement =
-        "select source, 'agent_sync_' || event as trigger, ddl from agent_sync.missing_triggers()";
-    triggers(client, statement).await
+    triggers(client, crate::sql!("missing_triggers")).await
 }
 
 async fn triggers(client: &tokio_postgres::Client, statement: &str) -> Result<Vec<Trigger>, Error> {
@@ -252,6 +309,7 @@ async fn triggers(client: &tokio_postgres::Client, statement: &str) -> Result<Ve
                 source: column(row, "source")?,
                 name: column(row, "trigger")?,
                 ddl: column(row, "ddl")?,
+                ours_to_alter: column(row, "ours_to_alter")?,
             })
         })
         .collect()

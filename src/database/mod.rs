@@ -296,6 +296,16 @@ impl Error {
         matches!(self, Self::Postgres(e) if e.code().is_some() && !e.is_closed())
     }
 
+    /// What this role lacks a privilege for, in the server's words.
+    pub fn denial(&self) -> Option<&str> {
+        match self {
+            Self::Postgres(e) if e.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
+                e.as_db_error().map(tokio_postgres::error::DbError::message)
+            }
+            _ => None,
+        }
+    }
+
     /// Whether a table or column that we asked for is not there (any more).
     pub fn is_schema_drift(&self) -> bool {
         matches!(self, Self::Postgres(e) if matches!(e.code(), Some(&SqlState::UNDEFINED_TABLE | &SqlState::UNDEFINED_COLUMN)))
@@ -313,15 +323,23 @@ fn describe(error: &tokio_postgres::Error) -> String {
         {
             return format!(
                 "{} (SQLSTATE {}): rows may be hidden from the worker's role, and hidden ones look like deleted ones, so nothing is \
-                 synced or removed. Run it as a role that bypasses row-level security (Supabase: postgres), or `alter role … bypassrls`",
+                 synced or removed. Run it as a role that bypasses row-level security (`agent-sync roles` makes one), or `alter role … bypassrls`",
                 db.message(),
                 db.code().code()
             );
         }
-        let hint = db
-            .hint()
-            .map(|hint| format!("; {hint}"))
-            .unwrap_or_default();
+        let hint = match db.hint() {
+            Some(hint) => format!("; {hint}"),
+            // Not of ownership, which nobody can grant.
+            None if db.code() == &SqlState::INSUFFICIENT_PRIVILEGE
+                && db.message().starts_with("permission denied") =>
+            {
+                "; sql/roles.sql grants what a worker needs (`agent-sync roles` prints it): run it again as the owner of the \
+                 tables, after each upgrade and wherever a table was made anew"
+                    .to_owned()
+            }
+            None => String::new(),
+        };
         return format!("{} (SQLSTATE {}){hint}", db.message(), db.code().code());
     }
     let mut text = error.to_string();
