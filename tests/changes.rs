@@ -595,6 +595,7 @@ async fn the_write_back_respects_the_applications_own_triggers() {
     let refused = db.agent("refused").await;
     db.execute(&format!(
         "create table public.audit_log (agent_id uuid, path text);
+         grant insert on public.audit_log to public;
          create function public.audit() returns trigger language plpgsql as $$
          begin
            insert into audit_log values (new.id, current_setting('search_path') || current_setting('row_security'));
@@ -619,7 +620,7 @@ async fn the_write_back_respects_the_applications_own_triggers() {
 
 #[tokio::test]
 async fn a_trigger_that_was_away_costs_no_change_whatever_the_scope() {
-    let db = TestDatabase::new().await;
+    let db = TestDatabase::to_install().await;
     let agent = db.agent("a").await;
     let worker = TestWorker::start(&db, &[(ROBYN_DEV, "true")]).await;
     worker

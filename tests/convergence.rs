@@ -23,7 +23,8 @@ fn seed() -> u64 {
 
 /// Edits with all editors at once.
 async fn edit(db: &TestDatabase, seed: u64) {
-    let Edited { committed, unknown } = edit_at_random(&db.url, seed, EDITORS, EDITS, 0).await;
+    let Edited { committed, unknown } =
+        edit_at_random(&db.superuser_url, seed, EDITORS, EDITS, 0).await;
     println!(
         "seed {seed}: {committed} of {} edits committed",
         EDITORS * EDITS

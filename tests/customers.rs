@@ -103,7 +103,10 @@ struct Setting {
 
 /// A worker process on a database with a few agents, all of it at rest.
 async fn at_rest(resync: &str) -> Setting {
-    let db = TestDatabase::new().await;
+    at_rest_on(TestDatabase::new().await, resync).await
+}
+
+async fn at_rest_on(db: TestDatabase, resync: &str) -> Setting {
     let (changed, removed) = (db.agent("changed").await, db.agent("removed").await);
     db.agent("bystander").await;
     db.execute(
@@ -300,7 +303,7 @@ async fn a_worker_that_is_stopped_while_it_puts_a_trigger_back_keeps_no_editor_w
         worker,
         interceptor,
         ..
-    } = at_rest("200ms").await;
+    } = at_rest_on(TestDatabase::to_install().await, "200ms").await;
     interceptor.stop_at(&worker, "create or replace trigger");
     db.execute("drop trigger agent_sync_update on public.agents")
         .await;

@@ -15,7 +15,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::support::cluster::{Cluster, Server};
-use crate::support::database::reconnect;
+use crate::support::database::{Role, reconnect};
 use crate::support::dice::Dice;
 use crate::support::edits::{Edited, edit_at_random};
 use crate::support::faults::{Fault, Faults, Victim, befall_server};
@@ -165,8 +165,8 @@ async fn foreign(db: &TestDatabase) -> Vec<Value> {
 
 /// One seed, on a database of its own.
 async fn bear(cluster: Arc<Cluster>, way: Way, seed: u64) -> Outcome {
-    let db = cluster.database().await;
-    let (url, name) = (db.url.clone(), db.name());
+    let db = cluster.database(Role::of_run()).await;
+    let url = db.superuser_url.clone();
     let theirs = prepare(&db).await;
     let server = Server::of(&db).await;
     let pooler = match way {
@@ -174,8 +174,8 @@ async fn bear(cluster: Arc<Cluster>, way: Way, seed: u64) -> Outcome {
         Way::Pooled => Some(Pgbouncer::before(&db).await),
     };
     let port = pooler.as_ref().map_or(db.port(), |pooler| pooler.port);
-    let mut one = Victim::start(port, &name).await;
-    let mut other = Victim::start(port, &name).await;
+    let mut one = Victim::start(port, &db).await;
+    let mut other = Victim::start(port, &db).await;
     // Editors' sequences have the numbers from 0 on.
     let dice = |n: u64| Dice::nth(1_000 + n, seed);
     // The last edits come before the last faults in one seed, after them in another.
@@ -227,7 +227,7 @@ async fn bear(cluster: Arc<Cluster>, way: Way, seed: u64) -> Outcome {
     };
 
     // The connection that there was may have been one of those that were ended.
-    let db = TestDatabase::at(&url).await;
+    let db = TestDatabase::at(&url, db.role).await;
     let ids = FOREIGN.map(|(id, _)| id);
     if let Err(last) = becomes(|| db.is_converged(&ids)).await {
         for difference in db.differences_but_for(&ids).await {

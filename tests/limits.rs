@@ -93,7 +93,7 @@ async fn agents_that_row_level_security_hides_do_not_lose_their_assistants() {
     ))
     .await;
     let url: DatabaseUrl = db
-        .url
+        .superuser_url
         .replace("postgres@", &format!("{role}@"))
         .parse()
         .expect("a url");

@@ -20,11 +20,7 @@ async fn half_open_connections_are_found_and_made_anew() {
     let db = TestDatabase::new().await;
     let agent = db.agent("a").await;
     let proxy = Proxy::before(db.port()).await;
-    let running = serve(&format!(
-        "postgresql://postgres@{}/{}",
-        proxy.address,
-        db.name()
-    ));
+    let running = serve(&db.url_by_way_of(proxy.address));
     running.line("listening for changes").await;
     db.converged().await;
     let before = proxy.connections();
@@ -51,6 +47,7 @@ async fn half_open_connections_are_found_and_made_anew() {
 async fn behind_a_transaction_mode_pooler_it_says_what_to_do_and_polls() {
     let db = TestDatabase::new().await;
     db.execute(agent_sync::demo::DATA).await;
+    db.forget_edits().await;
     let pooler = Pgbouncer::before(&db).await;
     let running = serve(&pooler.url);
     running

@@ -9,12 +9,13 @@ use serde_json::json;
 use tokio::io::AsyncWriteExt;
 
 use crate::support::binary::{Running, command};
+use crate::support::database::connect;
 use crate::support::worker::request;
 use crate::support::{TestDatabase, TestWorker, eventually};
 
 #[tokio::test]
 async fn it_can_run_again_and_several_times_at_once() {
-    let db = TestDatabase::new().await;
+    let db = TestDatabase::to_install().await;
     let pool = db.pool();
     let runs = (0..5).map(|_| migrations::migrate(&pool, Duration::from_secs(20)));
     for run in futures::future::join_all(runs).await {
@@ -40,9 +41,9 @@ async fn the_printed_script_does_the_same_in_one_go_and_twice() {
         .expect("ran");
     assert!(output.status.success());
     let script = String::from_utf8(output.stdout).expect("text");
-    let db = TestDatabase::new().await;
-    db.execute(&script).await;
-    db.execute(&script).await;
+    let db = TestDatabase::to_install().await;
+    db.execute_as_worker(&script).await;
+    db.execute_as_worker(&script).await;
     assert_eq!(
         migrations::missing(&db.pool()).await.expect("checked"),
         Vec::<String>::new()
@@ -57,7 +58,7 @@ async fn the_printed_script_does_the_same_in_one_go_and_twice() {
 
 #[tokio::test]
 async fn a_worker_that_may_not_migrate_says_what_is_missing_and_goes_on_when_it_is_there() {
-    let db = TestDatabase::new().await;
+    let db = TestDatabase::to_install().await;
     let worker = TestWorker::start_with(&[
         (DATABASE_URL, &db.url),
         ("AGENT_SYNC_AUTO_MIGRATE", "false"),
@@ -79,7 +80,7 @@ async fn a_worker_that_may_not_migrate_says_what_is_missing_and_goes_on_when_it_
         says("schema agent_sync is at version 0, needed is 2"),
     )
     .await;
-    db.execute(&migrations::script()).await;
+    db.execute_as_worker(&migrations::script()).await;
     db.execute("alter table public.agents disable trigger agent_sync_update")
         .await;
     worker.stop().await;
@@ -109,7 +110,7 @@ async fn a_worker_that_may_not_migrate_says_what_is_missing_and_goes_on_when_it_
 
 #[tokio::test]
 async fn the_command_migrates_and_without_a_database_says_so() {
-    let db = TestDatabase::new().await;
+    let db = TestDatabase::to_install().await;
     let output = command(&["migrate"], &[(DATABASE_URL, &db.url)])
         .output()
         .await
@@ -126,7 +127,7 @@ async fn the_command_migrates_and_without_a_database_says_so() {
 
 #[tokio::test]
 async fn disabled_and_altered_triggers_are_put_right() {
-    let db = TestDatabase::new().await;
+    let db = TestDatabase::to_install().await;
     let pool = db.pool();
     migrations::migrate(&pool, Duration::ZERO)
         .await
@@ -151,7 +152,7 @@ async fn disabled_and_altered_triggers_are_put_right() {
 
 #[tokio::test]
 async fn a_table_in_use_is_not_waited_for_and_what_was_edited_meanwhile_is_found() {
-    let db = TestDatabase::new().await;
+    let db = TestDatabase::to_install().await;
     let id = db.agent("a").await;
     let editor = db.connect().await;
     editor
@@ -182,7 +183,7 @@ async fn a_table_in_use_is_not_waited_for_and_what_was_edited_meanwhile_is_found
 
 #[tokio::test]
 async fn a_schema_of_a_newer_version_is_refused() {
-    let db = TestDatabase::new().await;
+    let db = TestDatabase::to_install().await;
     let pool = db.pool();
     migrations::migrate(&pool, Duration::ZERO)
         .await
@@ -201,14 +202,15 @@ async fn a_schema_of_a_newer_version_is_refused() {
 
 #[tokio::test]
 async fn the_printed_script_waits_for_no_editor_and_says_what_it_left_out() {
-    let db = TestDatabase::new().await;
+    let db = TestDatabase::to_install().await;
     let (editor, other) = (db.connect().await, db.connect().await);
     editor
         .batch_execute("begin; insert into public.mcp_tools (tool_name) values ('t')")
         .await
         .expect("an open edit");
     let script = migrations::script();
-    let migrating = db.client.batch_execute(&script);
+    let owner = connect(&db.url).await;
+    let migrating = owner.batch_execute(&script);
     other
         .batch_execute(
             "set lock_timeout = '5s'; insert into public.mcp_tools (tool_name) values ('t')",
@@ -229,20 +231,18 @@ async fn the_printed_script_waits_for_no_editor_and_says_what_it_left_out() {
         4,
         "the four of mcp_tools"
     );
-    db.execute(&script).await;
+    db.execute_as_worker(&script).await;
     assert_eq!(
         migrations::missing(&db.pool()).await.expect("checked"),
         Vec::<String>::new()
     );
-    assert_eq!(
-        db.rows("show lock_timeout", &[]).await[0].get::<_, String>(0),
-        "0"
-    );
+    let patience = owner.query_one("show lock_timeout", &[]).await;
+    assert_eq!(patience.expect("a setting").get::<_, String>(0), "0");
 }
 
 #[tokio::test]
 async fn uninstalling_leaves_the_assistants_and_nothing_else_of_ours() {
-    let db = TestDatabase::new().await;
+    let db = TestDatabase::to_install().await;
     let agent = db.agent("a").await;
     TestWorker::start(&db, &[(SCOPE, "all")]).await.stop().await;
     let output = command(&["uninstall"], &[(DATABASE_URL, &db.url)])
@@ -279,7 +279,7 @@ async fn uninstalling_leaves_the_assistants_and_nothing_else_of_ours() {
 
 #[tokio::test]
 async fn the_command_says_what_it_could_not_install() {
-    let db = TestDatabase::new().await;
+    let db = TestDatabase::to_install().await;
     let editor = db.connect().await;
     editor
         .batch_execute("begin; insert into public.mcp_tools (tool_name) values ('t')")
@@ -299,7 +299,7 @@ async fn the_command_says_what_it_could_not_install() {
 
 #[tokio::test]
 async fn the_runtimes_table_is_made_again_where_it_has_gone() {
-    let db = TestDatabase::new().await;
+    let db = TestDatabase::to_install().await;
     migrations::migrate(&db.pool(), Duration::ZERO)
         .await
         .expect("migrated");
@@ -317,16 +317,17 @@ const FIRST: &str = include_str!("../sql/migrations/0001_agent_sync.sql");
 impl TestDatabase {
     /// What version 1 had installed.
     async fn version_1(&self) {
-        self.execute(FIRST).await;
-        self.execute("insert into agent_sync.migrations (version) values (1)")
+        self.execute_as_worker(FIRST).await;
+        self.execute_as_worker("insert into agent_sync.migrations (version) values (1)")
             .await;
-        self.execute(agent_sync::sql!("install_triggers")).await;
+        self.execute_as_worker(agent_sync::sql!("install_triggers"))
+            .await;
     }
 }
 
 #[tokio::test]
 async fn an_older_version_can_be_uninstalled_and_a_newer_one_is_left_alone() {
-    let db = TestDatabase::new().await;
+    let db = TestDatabase::to_install().await;
     let triggers = "pg_trigger where tgname like 'agent_sync%'";
     let schema = "pg_namespace where nspname = 'agent_sync'";
     db.version_1().await;
@@ -349,7 +350,7 @@ async fn an_older_version_can_be_uninstalled_and_a_newer_one_is_left_alone() {
 
 #[tokio::test]
 async fn an_upgrade_loses_no_change_and_waits_for_no_editor() {
-    let db = TestDatabase::new().await;
+    let db = TestDatabase::to_install().await;
     db.version_1().await;
     let (done, open) = (db.agent("done").await, db.agent("open").await);
     // An edit that the version before has recorded and not drained, and one that is still under way.
@@ -401,7 +402,7 @@ async fn psql(db: &TestDatabase, script: &str) -> String {
 /// While a transaction that has edited an agent is open, both at an upgrade and when all is there already.
 #[tokio::test]
 async fn the_printed_script_is_all_or_nothing_and_holds_up_no_edit() {
-    let db = TestDatabase::new().await;
+    let db = TestDatabase::to_install().await;
     db.version_1().await;
     let agent = db.agent("a").await;
     let editor = db.connect().await;
@@ -433,7 +434,7 @@ async fn the_printed_script_is_all_or_nothing_and_holds_up_no_edit() {
 /// Edits that are under way while a newer version is installed still call the functions of the version before.
 #[tokio::test]
 async fn what_the_version_before_calls_is_still_there() {
-    let db = TestDatabase::new().await;
+    let db = TestDatabase::to_install().await;
     migrations::migrate(&db.pool(), Duration::ZERO)
         .await
         .expect("migrated");
@@ -444,7 +445,7 @@ async fn what_the_version_before_calls_is_still_there() {
 
 #[tokio::test]
 async fn a_worker_whose_schema_was_upgraded_under_it_stops_writing_and_says_so() {
-    let db = TestDatabase::new().await;
+    let db = TestDatabase::to_install().await;
     let agent = db.agent("a").await;
     let running = Running::serve(&db, &[(SCOPE, "all"), (ROBYN_DEV, "true")]);
     running.line("Startup sync summary").await;

@@ -57,6 +57,7 @@ async fn sync(db: &TestDatabase, args: &[&str]) -> (Option<i32>, String) {
 async fn a_bulk_removal_is_held_whole_said_once_and_let_go_by_the_command() {
     let db = TestDatabase::new().await;
     db.agents(30).await;
+    db.forget_edits().await;
     let running = Running::serve(&db, ALL);
     running
         .line("Startup sync summary: total=30 created=30")

@@ -24,7 +24,7 @@ async fn what_nobody_announced_is_repaired() {
 
 #[tokio::test]
 async fn triggers_that_were_dropped_are_noticed_and_put_back() {
-    let db = TestDatabase::new().await;
+    let db = TestDatabase::to_install().await;
     let agent = db.agent("a").await;
     let running = Running::serve(&db, OFTEN);
     running.line("Startup sync summary").await;

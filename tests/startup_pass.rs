@@ -36,6 +36,7 @@ async fn every_active_agent_gets_an_assistant_and_its_row_names_it() {
 async fn the_summary_is_logged_as_promised() {
     let db = TestDatabase::new().await;
     db.execute(agent_sync::demo::DATA).await;
+    db.forget_edits().await;
     let first = Running::serve(&db, &[(SCOPE, "ALL ")]);
     let line = first.line("Startup sync summary").await;
     assert!(
@@ -367,14 +368,10 @@ async fn an_agent_with_undecodable_data_fails_alone_and_is_tried_at_once_when_it
 async fn a_failing_agent_is_tried_again_by_itself() {
     let db = TestDatabase::new().await;
     let id = db.agent("a").await;
+    TestWorker::start(&db, &[]).await.stop().await;
     // A fault of the target, not of the agent: no edit will announce that it is gone.
-    db.execute(
-        "create schema langgraph_server;
-         create table langgraph_server.assistants (
-           id text primary key, graph_id text, config jsonb, context jsonb, metadata jsonb, name text check (name <> 'a'),
-           description text, version int default 1, created_at timestamptz, updated_at timestamptz)",
-    )
-    .await;
+    db.execute("alter table langgraph_server.assistants add constraint assistants_name_check check (name <> 'a')")
+        .await;
     let others = [db.agent("b").await, db.agent("c").await];
     let worker = TestWorker::start(&db, ALL).await;
     assert!(db.assistant(id).await.is_none());
@@ -466,7 +463,7 @@ async fn an_older_runtimes_assistant_gives_its_id_and_nothing_else() {
 #[tokio::test]
 async fn missing_optional_tables_and_columns_are_tolerated() {
     let db = TestDatabase::empty().await;
-    db.execute(
+    db.execute_as_worker(
         "create table public.agents (id uuid primary key, name text, temperature float8, max_tokens int);
          insert into public.agents values (gen_random_uuid(), 'older', 0.5, 100)",
     )
@@ -527,7 +524,7 @@ async fn without_the_agents_table_there_is_one_clear_error_and_the_server_answer
     assert_eq!(request(worker.admin, "GET", "/live", None).await.0, 200);
 
     // It recovers by itself, triggers included.
-    db.execute("create table public.agents (id uuid primary key, name text)")
+    db.execute_as_worker("create table public.agents (id uuid primary key, name text)")
         .await;
     worker.ready().await;
     db.execute(&format!(

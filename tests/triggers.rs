@@ -291,7 +291,7 @@ async fn an_edit_of_links_neither_waits_for_the_agents_nor_conflicts_with_their_
 #[tokio::test]
 async fn an_organization_may_be_anything() {
     let db = TestDatabase::empty().await;
-    db.execute("create table public.agents (id uuid primary key, organization_id text)")
+    db.execute_as_worker("create table public.agents (id uuid primary key, organization_id text)")
         .await;
     TestWorker::start(&db, &[]).await.stop().await;
     let id = Uuid::new_v4();

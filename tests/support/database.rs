@@ -1,4 +1,9 @@
 //! One cluster for the whole run, a database a test.
+//!
+//! The whole suite runs twice, `make test`: with workers that log in as a superuser and install what they need, and with
+//! `AGENT_SYNC_TEST_ROLE=worker`, where they log in as the role that `sql/roles.sql` makes, on databases where a role which
+//! owns the application's tables, and is no superuser, has installed everything. Tests whose subject is installing take a
+//! database [`TestDatabase::to_install`], in both runs.
 
 use agent_sync::database::{Database, DatabaseUrl};
 use serde_json::Value;
@@ -24,28 +29,95 @@ async fn cluster() -> &'static Cluster {
         .await
 }
 
+/// Who a worker logs in as.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Role {
+    Superuser,
+    /// Of the database and the application's tables.
+    Owner,
+    /// What `sql/roles.sql` makes.
+    Worker,
+}
+
+impl Role {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Superuser => SUPERUSER,
+            Self::Owner => "installer",
+            Self::Worker => "agent_sync_worker",
+        }
+    }
+
+    /// Of this run.
+    pub fn of_run() -> Self {
+        match std::env::var("AGENT_SYNC_TEST_ROLE").as_deref() {
+            Err(_) | Ok("" | "superuser") => Self::Superuser,
+            Ok("worker") => Self::Worker,
+            Ok(other) => panic!("AGENT_SYNC_TEST_ROLE is `{other}`: superuser or worker"),
+        }
+    }
+
+    /// A superuser's url, made this role's.
+    pub fn at(self, url: &str) -> String {
+        url.replacen(
+            &format!("//{SUPERUSER}@"),
+            &format!("//{}@", self.name()),
+            1,
+        )
+    }
+}
+
+const SUPERUSER: &str = "postgres";
+
 /// A database with the schema of a Supabase project, and a superuser's connection to it.
 pub struct TestDatabase {
+    /// The worker's.
     pub url: String,
+    pub superuser_url: String,
+    pub role: Role,
     pub client: Client,
 }
 
 impl TestDatabase {
     pub async fn new() -> Self {
-        cluster().await.database().await
+        Self::for_role(Role::of_run()).await
     }
 
-    /// With nothing in it.
+    /// Where nothing of ours is installed, and the worker owns the tables, so that it can.
+    pub async fn to_install() -> Self {
+        Self::for_role(Role::Owner).await
+    }
+
+    /// For workers that log in as this role, whichever run it is.
+    pub async fn for_role(role: Role) -> Self {
+        cluster().await.database(role).await
+    }
+
+    /// With nothing in it, and the worker owns it.
     pub async fn empty() -> Self {
-        cluster().await.database_from("template0").await
+        cluster()
+            .await
+            .database_from("template0", Role::Owner)
+            .await
     }
 
-    /// One that exists.
-    pub async fn at(url: &str) -> Self {
+    /// One that exists, by its superuser's url.
+    pub async fn at(superuser_url: &str, role: Role) -> Self {
         Self {
-            url: url.to_owned(),
-            client: connect(url).await,
+            url: role.at(superuser_url),
+            superuser_url: superuser_url.to_owned(),
+            role,
+            client: connect(superuser_url).await,
         }
+    }
+
+    /// The worker's, by way of this address.
+    pub fn url_by_way_of(&self, address: impl std::fmt::Display) -> String {
+        format!(
+            "postgresql://{}@{address}/{}",
+            self.role.name(),
+            self.name()
+        )
     }
 
     pub fn url(&self) -> DatabaseUrl {
@@ -67,7 +139,7 @@ impl TestDatabase {
 
     /// One more connection, as the superuser.
     pub async fn connect(&self) -> Client {
-        connect(&self.url).await
+        connect(&self.superuser_url).await
     }
 
     /// One more connection, as a user of the application: role `authenticated`, under row-level security.
@@ -107,6 +179,15 @@ impl TestDatabase {
                 .await;
             if waiting == 1 { Ok(()) } else { Err(format!("{waiting} waiting")) }
         })
+        .await;
+    }
+
+    /// As if all edits so far were older than our triggers: left to the startup pass, and not for the change loop to be
+    /// faster.
+    pub async fn forget_edits(&self) {
+        self.execute(
+            "do $$ begin if to_regclass('agent_sync.outbox') is not null then delete from agent_sync.outbox; end if; end $$",
+        )
         .await;
     }
 
@@ -170,6 +251,12 @@ impl TestDatabase {
                     .map_or_else(|| e.to_string(), |db| format!("{db:?}"))
             );
         }
+    }
+
+    /// As the role that the worker logs in as.
+    pub async fn execute_as_worker(&self, statements: &str) {
+        let client = connect(&self.url).await;
+        client.batch_execute(statements).await.expect("executed");
     }
 
     pub async fn rows(&self, statement: &str, params: &[&(dyn ToSql + Sync)]) -> Vec<Row> {

@@ -10,8 +10,8 @@ use super::binary::{FREE_PORTS, Running};
 use super::cluster::Server;
 use super::database::reconnect;
 use super::dice::Dice;
-use super::eventually;
 use super::proxy::{Commit, Proxy};
+use super::{TestDatabase, eventually};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
@@ -112,13 +112,10 @@ pub struct Victim {
 
 impl Victim {
     /// Before this database, on this port of a server or a pooler.
-    pub async fn start(port: u16, database: &str) -> Self {
+    pub async fn start(port: u16, database: &TestDatabase) -> Self {
         let proxy = Proxy::before(port).await;
         // The proxy has to read along.
-        let url = format!(
-            "postgresql://postgres@{}/{database}?sslmode=disable",
-            proxy.address
-        );
+        let url = format!("{}?sslmode=disable", database.url_by_way_of(proxy.address));
         Self {
             worker: run(&url),
             proxy,

@@ -56,7 +56,7 @@ impl Interceptor {
             }
         });
         Self {
-            url: format!("postgresql://postgres@{address}/{}", database.name()),
+            url: database.url_by_way_of(address),
             orders,
         }
     }

@@ -24,9 +24,10 @@ impl Pgbouncer {
         let directory = std::env::temp_dir().join(format!("agent-sync-pgbouncer-{port}"));
         std::fs::create_dir(&directory).expect("a directory");
         let (server, name) = (database.port(), database.name());
+        let user = database.role.name();
         let settings = directory.join("pgbouncer.ini");
         let text = format!(
-            "[databases]\n{name} = host=127.0.0.1 port={server} user=postgres\n[pgbouncer]\nlisten_addr = 127.0.0.1\n\
+            "[databases]\n{name} = host=127.0.0.1 port={server} user={user}\n[pgbouncer]\nlisten_addr = 127.0.0.1\n\
              listen_port = {port}\nunix_socket_dir =\nauth_type = any\npool_mode = transaction\ndefault_pool_size = 4\n\
              server_login_retry = 1\n"
         );
@@ -42,7 +43,7 @@ impl Pgbouncer {
             .kill_on_drop(true)
             .spawn()
             .expect("pgbouncer starts");
-        let url = format!("postgresql://postgres@127.0.0.1:{port}/{name}");
+        let url = database.url_by_way_of(format_args!("127.0.0.1:{port}"));
         super::eventually("pgbouncer answers", || async {
             match tokio_postgres::connect(&url, tokio_postgres::NoTls).await {
                 Ok(_) => Ok(()),
