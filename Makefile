@@ -1,12 +1,18 @@
-# demo · test · soak · lint · bench: each installs what it needs and is missing.
+# demo · test · soak · lint · bench · advisors: each installs what it needs and is missing.
 
-.PHONY: demo test soak lint bench postgres pgbouncer
+.PHONY: demo test soak lint bench advisors postgres pgbouncer supabase
 
 demo: postgres
 	cargo run --quiet -- demo
 
-test: postgres pgbouncer
+# Everything twice: with workers that log in as a superuser, and as the role of sql/roles.sql.
+test: postgres pgbouncer supabase
 	cargo test
+	AGENT_SYNC_TEST_ROLE=worker cargo test --test integration
+
+# Supabase's own lints of what we install.
+advisors: postgres supabase
+	cargo test --test integration advisors::
 
 # The convergence test-bed (tests/faults.rs) over many seeds; about 8 seconds each. SEEDS=200 for more, SEED=5000 to begin
 # there instead of at 1000.
@@ -34,6 +40,16 @@ postgres:
 # For the tests of a worker behind a transaction-mode pooler.
 pgbouncer:
 	@if test -x /usr/sbin/pgbouncer; then :; else $(call install,pgbouncer); fi
+
+# Its CLI, which is run by tests/advisors.rs, and the extension that it lints functions with.
+SUPABASE = supabase@3.1.0
+supabase:
+	@if command -v npm >/dev/null; then :; else $(call install,nodejs npm); fi
+	@if ls /usr/share/postgresql/*/extension/plpgsql_check.control >/dev/null 2>&1; then :; \
+	  else $(call install,postgresql-$$(ls /usr/lib/postgresql | sort -n | tail -n 1)-plpgsql-check); fi
+	@if test -n "$$SUPABASE_CLI" || test -e target/$(SUPABASE); then :; else \
+	  npm install --no-save --no-audit --no-fund --fetch-retries=1 --loglevel=error --prefix target/supabase $(SUPABASE) && touch target/$(SUPABASE) \
+	  || { echo "npm could not install $(SUPABASE) from its registry, without which tests/advisors.rs fails. Elsewhere: SUPABASE_CLI=<path>"; exit 1; }; fi
 
 install = if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	    apt-get update --quiet && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends $(1); \

@@ -6,6 +6,7 @@
 mod support;
 
 mod access;
+mod advisors;
 mod api;
 mod auth;
 mod backlog;
