@@ -378,6 +378,16 @@ fn algorithms(table: &mut Table, project: &Project, rsa: &SigningKey) {
         NOBODY,
     );
 
+    // Well signed, but not with what the header says.
+    for header in [
+        json!({"alg": "RS256", "kid": "current"}),
+        json!({"alg": "HS256", "kid": "current"}),
+        json!({"alg": "RS256"}),
+    ] {
+        let token = project.key.sign_with(&header, &claims);
+        table.token(&format!("ES256 under {header}"), &token, 401, NOBODY);
+    }
+
     // What is public is no secret, in whichever form.
     for (kind, key) in [("elliptic", &project.key), ("RSA", rsa)] {
         let body = |pem: &str| {
