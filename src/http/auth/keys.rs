@@ -144,3 +144,59 @@ impl Keys {
         self.0.len()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn count(keys: Value) -> usize {
+        let jwks = json!({ "keys": keys }).to_string();
+        Keys::parse(jwks.as_bytes()).expect("a JWKS").count()
+    }
+
+    #[test]
+    fn only_keys_that_can_verify_are_kept() {
+        let coordinate = "A".repeat(43);
+        let ec = json!({"kty": "EC", "crv": "P-256", "kid": "a", "x": coordinate, "y": coordinate});
+        let rsa = json!({"kty": "RSA", "kid": "b", "n": "A".repeat(342), "e": "AQAB"});
+        assert_eq!(count(json!([ec, rsa])), 2);
+        let with = |key: &Value, name: &str, value: Value| {
+            let mut key = key.clone();
+            key[name] = value;
+            key
+        };
+        for good in [
+            with(&ec, "alg", json!("ES256")),
+            with(&rsa, "use", json!("sig")),
+            with(&ec, "key_ops", json!(["verify"])),
+            with(&ec, "kid", Value::Null),
+        ] {
+            assert_eq!(count(json!([good])), 1, "{good}");
+        }
+        for bad in [
+            json!({"kty": "oct", "k": coordinate, "alg": "HS256"}),
+            json!({"kty": "OKP", "crv": "Ed25519", "x": coordinate}),
+            with(&ec, "crv", json!("P-384")),
+            with(&ec, "x", json!("AAAA")),
+            with(&ec, "y", Value::Null),
+            with(&ec, "x", json!("!")),
+            with(&ec, "alg", json!("ES384")),
+            with(&rsa, "alg", json!("PS256")),
+            with(&rsa, "alg", json!("HS256")),
+            with(&rsa, "n", json!("A".repeat(171))),
+            with(&rsa, "n", json!("A".repeat(2000))),
+            with(&rsa, "use", json!("enc")),
+            with(&ec, "key_ops", json!(["sign"])),
+            with(&ec, "kid", json!(1)),
+            json!("text"),
+            json!(null),
+        ] {
+            assert_eq!(count(json!([bad])), 0, "{bad}");
+            assert_eq!(count(json!([bad, ec])), 1, "{bad}");
+        }
+        assert_eq!(count(json!(vec![ec; 100])), MAX_KEYS);
+        assert_eq!(count(json!([])), 0);
+    }
+}
