@@ -276,6 +276,30 @@ async fn a_worker_that_never_had_keys_is_not_ready_and_becomes_so_by_itself() {
 }
 
 #[tokio::test]
+async fn it_is_said_why_there_are_no_keys() {
+    let project = Project::new().await;
+    for (misbehaves, says) in [
+        (Publishes::Endless, "its answer is larger than 262144 bytes"),
+        (
+            Publishes::Redirect("/".to_owned()),
+            "it answered with status 302",
+        ),
+        (Publishes::Text("{}".to_owned()), "its answer is no JWKS"),
+        (Publishes::Silence, "no answer within 5 s"),
+    ] {
+        project.server.publish(misbehaves);
+        let worker = TestWorker::start_with(&project.variables()).await;
+        eventually("it says why it is not ready", || async {
+            let (_, answer) = request(worker.admin, "GET", "/ready", None).await;
+            let answer = answer.to_string();
+            answer.contains(says).then_some(()).ok_or(answer)
+        })
+        .await;
+        worker.stop().await;
+    }
+}
+
+#[tokio::test]
 async fn a_legacy_project_needs_no_published_keys() {
     let project = Project::with_secret().await;
     let token = project
