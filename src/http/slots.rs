@@ -63,7 +63,7 @@ impl Slots {
 }
 
 impl Slot {
-    /// From now on it is the client's turn.
+    /// From now on, and until [`Self::works`], it is the client's turn.
     pub fn waits(&self) {
         let mut state = self.slots.lock();
         if self.gave_way.is_cancelled() {
@@ -72,8 +72,7 @@ impl Slot {
         state.began_waiting += 1;
         let place = state.began_waiting;
         state.waiting.insert(place, self.gave_way.clone());
-        let before = self.place.swap(place, Ordering::Relaxed);
-        state.waiting.remove(&before);
+        self.place.store(place, Ordering::Relaxed);
     }
 
     /// The client has done its part. `false`: too late, the slot has gone to somebody else.
