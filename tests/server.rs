@@ -163,6 +163,10 @@ async fn a_client_that_does_not_take_its_answer_is_let_go() {
     deaf.send(request).await;
     let mut slow = server.client().await;
     slow.send(request).await;
+    for client in [&deaf, &slow] {
+        let begun = client.stream.peek(&mut [0]).await;
+        assert_eq!(begun.expect("its beginning"), 1);
+    }
     let reading = tokio::spawn(async move {
         let (mut taken, mut some) = (0, vec![0; 128 * 1024]);
         loop {
