@@ -240,6 +240,8 @@ async fn a_panic_is_one_500_and_one_line_and_everything_goes_on() {
         .with_ansi(false)
         .finish();
     let _logging = tracing::subscriber::set_default(subscriber);
+    // While there is only one subscriber, a line that another thread, which has none, reaches first is off for all.
+    let _second = tracing::Dispatch::new(tracing_subscriber::registry());
     // As the binary logs panics, on this thread: the others are tests.
     let (here, others) = (std::thread::current().id(), std::panic::take_hook());
     std::panic::set_hook(Box::new(move |panic| {
