@@ -33,12 +33,14 @@ const FOR_SYNCS: usize = 2;
 const PATIENCE: Duration = Duration::from_secs(6);
 
 /// For the whole transaction. The search path is PostgREST's on Supabase: policies may call functions by their bare names.
-const SETTINGS: [(&str, &str); 8] = [
+const SETTINGS: [(&str, &str); 9] = [
     ("statement_timeout", "5s"),
     ("idle_in_transaction_session_timeout", "10s"),
     // Who waits for a table's lock has us wait behind him, and may be waiting for us: a sync reads the same tables.
     ("lock_timeout", "500ms"),
     ("row_security", "on"),
+    // What policies have to say by the way is not for the log: it may be whatever a claim says.
+    ("client_min_messages", "error"),
     ("search_path", "public, extensions"),
     ("request.method", "POST"),
     ("request.headers", "{}"),
@@ -369,7 +371,10 @@ fn shown(read: Result<Vec<Record>, Error>) -> Result<Shown, Error> {
             Ok(Shown::Rows(rows?))
         }
         Err(e) if e.is_from_server() => Ok(Shown::Unknown {
-            why: e.to_string(),
+            why: match e.denial() {
+                Some(denial) => format!("{denial}: a policy needs what role {ROLE} may not do"),
+                None => e.to_string(),
+            },
             passing: e.fault() == Fault::Locked,
         }),
         Err(e) => Err(e),

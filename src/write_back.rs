@@ -83,13 +83,17 @@ impl WriteBack {
             return;
         }
         // First, so that nothing is forgotten should the caller go away in between.
-        self.held.add(named);
+        self.held.lock().extend(named.iter().copied());
         match attempt(client, named).await {
             Ok(left) => self.done(named, &left),
             Err(e) if e.fault() == Fault::Setup => self.refuse(named, &e.to_string()),
             Err(e) => {
                 warn!(error = %e, agents = named.len(), "the write-back failed, it is tried again")
             }
+        }
+        // Only now: what is being written must not be tried again meanwhile.
+        if !self.held.lock().is_empty() {
+            self.held.more.notify_one();
         }
     }
 

@@ -32,6 +32,7 @@ mod removals;
 mod requests;
 mod resync;
 mod roles;
+mod secrets;
 mod server;
 mod startup_pass;
 mod tenants;

@@ -9,7 +9,7 @@ use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 
 use deadpool_postgres::{Manager, ManagerConfig, Pool, PoolError, RecyclingMethod, Timeouts};
-use tokio_postgres::error::SqlState;
+use tokio_postgres::error::{DbError, SqlState};
 use tokio_postgres::{IsolationLevel, Row, SimpleQueryMessage, SimpleQueryRow, types};
 
 pub use deadpool_postgres::{Client, Transaction};
@@ -300,7 +300,7 @@ impl Error {
     pub fn denial(&self) -> Option<&str> {
         match self {
             Self::Postgres(e) if e.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
-                e.as_db_error().map(tokio_postgres::error::DbError::message)
+                e.as_db_error().map(DbError::message)
             }
             _ => None,
         }
@@ -340,7 +340,7 @@ fn describe(error: &tokio_postgres::Error) -> String {
             }
             None => String::new(),
         };
-        return format!("{} (SQLSTATE {}){hint}", db.message(), db.code().code());
+        return format!("{} (SQLSTATE {}){hint}", message(db), db.code().code());
     }
     let mut text = error.to_string();
     let mut source = std::error::Error::source(error);
@@ -349,6 +349,15 @@ fn describe(error: &tokio_postgres::Error) -> String {
         source = cause.source();
     }
     text
+}
+
+/// Of what is said about data that cannot be read (class 22), not the data: `invalid input syntax for type json: "…"`.
+fn message(error: &DbError) -> &str {
+    let message = error.message();
+    match error.code().code().starts_with("22") {
+        true => message.split(": \"").next().unwrap_or_default(),
+        false => message,
+    }
 }
 
 impl fmt::Debug for Database {
