@@ -289,14 +289,17 @@ impl Access {
         };
         let asking = async {
             let client = database.client().await?;
-            client
-                .batch_execute("begin isolation level read committed, read only")
-                .await?;
             let settings = SETTINGS.map(|(name, value)| (name.to_owned(), value.to_owned()));
-            set(&client, &settings.into_iter().unzip())
-                .await
-                .map_err(no_role)?;
-            let acting = client.query_typed_one(shape.acting(), &[]).await?;
+            let settings = settings.into_iter().unzip();
+            // Sent together, answered in this order.
+            let (begun, acts, acting) = futures::join!(
+                client.batch_execute("begin isolation level read committed, read only"),
+                set(&client, &settings),
+                client.query_typed_one(shape.acting(), &[]),
+            );
+            begun?;
+            acts.map_err(no_role)?;
+            let acting = acting?;
             if !column::<bool>(&acting, "secured")? {
                 return Err(Error::Setup(format!(
                     "row-level security does not decide which rows of public.agents role {ROLE} may read, so lazy sync is \
@@ -308,9 +311,12 @@ impl Access {
                 true => Some(work(&client).await?),
                 false => None,
             };
-            client.batch_execute("rollback").await?;
-            let acted = client.query_typed_one(sql!("acted"), &[]).await?;
-            if column(&acted, "clean")? {
+            let (ended, acted) = futures::join!(
+                client.batch_execute("rollback"),
+                client.query_typed_one(sql!("acted"), &[]),
+            );
+            ended?;
+            if column(&acted?, "clean")? {
                 client.give_back();
             }
             Ok(done)

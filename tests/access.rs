@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use agent_sync::access::{Access, Identity};
 use agent_sync::config::{Authorize, Settings};
-use agent_sync::database::{Error, Fault};
+use agent_sync::database::{DatabaseUrl, Error, Fault};
 use agent_sync::ids::AgentId;
 use agent_sync::plan::{Answer, Claim, IfExists};
 use agent_sync::syncer::{Entrance, Outcome, Syncer};
@@ -88,6 +88,13 @@ impl Tenants {
             .await
             .expect("synced");
         batch.outcomes.pop().expect("an outcome").1
+    }
+
+    /// Where this role logs in.
+    fn at(&self, role: &str) -> DatabaseUrl {
+        let url = &self.db.superuser_url;
+        let url = url.replace("postgres@", &format!("{role}@"));
+        url.parse().expect("a url")
     }
 
     /// One more member of our organization.
@@ -261,12 +268,7 @@ async fn a_login_that_cannot_become_authenticated_is_told_what_to_grant() {
         .db
         .execute(&format!("create role {role} login"))
         .await;
-    let url = tenants
-        .db
-        .url
-        .replace("postgres@", &format!("{role}@"))
-        .parse()
-        .expect("a url");
+    let url = tenants.at(&role);
     let syncer = Syncer::new(
         tenants.db.pool(),
         Access::new(&url, Authorize::Agent, true),
@@ -354,12 +356,7 @@ async fn a_session_that_is_not_clean_is_not_lent_again() {
             .db
             .execute(&format!("alter role {role} set role = '{disguise}'"))
             .await;
-        let url = tenants
-            .db
-            .url
-            .replace("postgres@", &format!("{role}@"))
-            .parse()
-            .expect("a url");
+        let url = tenants.at(&role);
         let access = Access::new(&url, Authorize::Agent, true);
         let syncer = Syncer::new(tenants.db.pool(), access, Settings::default());
         let asked = syncer
@@ -389,7 +386,7 @@ async fn a_session_that_is_not_clean_is_not_lent_again() {
 async fn watch_assistants(db: &TestDatabase) {
     db.execute(
         "create table public.seen (id text, prompt text);
-         create function public.see() returns trigger language plpgsql set search_path = '' as $$
+         create function public.see() returns trigger language plpgsql security definer set search_path = '' as $$
          begin
            insert into public.seen values (new.id, new.config -> 'configurable' ->> 'system_prompt');
            return null;
@@ -482,12 +479,16 @@ async fn what_supabase_auth_knows_of_a_user_counts() {
         .db
         .execute(&format!(
             "create table auth.users (id uuid primary key, raw_app_meta_data jsonb, is_anonymous boolean not null default false);
+             grant usage on schema auth to {worker};
+             grant select on auth.users to {worker};
              insert into auth.users values ('{}', '{{\"orgs\": [\"{}\"]}}');
              drop policy \"members manage their organizations' agents\" on public.agents;
              create policy \"by token\" on public.agents for select to authenticated using (
                current_setting('request.jwt.claims')::jsonb -> 'app_metadata' -> 'orgs' ? organization_id::text
                and not (current_setting('request.jwt.claims')::jsonb ->> 'is_anonymous')::boolean)",
-            tenants.alice, tenants.ours
+            tenants.alice,
+            tenants.ours,
+            worker = tenants.db.role.name()
         ))
         .await;
     tenants.syncer.source.outdated();

@@ -330,18 +330,24 @@ async fn nobody_learns_that_there_is_an_agent() {
             "{answers:?}"
         );
     }
+    worker.stop().await;
     // Nor by naming one beside one's own: that is free, or taken, like any other id.
-    for id in [tenants.secret, Uuid::new_v4()] {
-        let other = Tenants::new().await;
-        let worker = other.worker(&[]).await;
-        let body = json!({"graph_id": "g", "assistant_id": id, "metadata": {"supabase_agent_id": other.own}});
-        let (status, answer) = worker
-            .create_as(&other.project.token(other.mallory), body)
-            .await;
-        assert_eq!((status, &answer["name"]), (200, &json!("own")));
+    for exists in [true, false] {
+        let tenants = Tenants::new().await;
+        let worker = tenants.worker(&[]).await;
+        let id = match exists {
+            true => tenants.secret,
+            false => Uuid::new_v4(),
+        };
+        let body = json!({"graph_id": "g", "assistant_id": id, "metadata": {"supabase_agent_id": tenants.own}});
+        let token = tenants.project.token(tenants.mallory);
+        let (status, answer) = worker.create_as(&token, body).await;
+        assert_eq!(
+            (status, &answer["assistant_id"], &answer["name"]),
+            (200, &json!(id), &json!("own"))
+        );
         worker.stop().await;
     }
-    worker.stop().await;
 }
 
 #[tokio::test]

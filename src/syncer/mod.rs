@@ -12,15 +12,16 @@
 
 mod outcome;
 mod permission;
+mod reach;
 mod release;
 mod work;
 
 use deadpool_postgres::Transaction;
-use tokio_postgres::Row;
 use tokio_postgres::types::Type;
-use uuid::Uuid;
 
 pub use outcome::{Batch, Outcome, Summary};
+pub use reach::stored_scope;
+use reach::{Reach, is_in_scope, shared_scope};
 pub use release::Released;
 use work::Work;
 
@@ -28,13 +29,12 @@ use crate::access::{Access, Verdict};
 use crate::agent::{DecodeError, Head};
 use crate::assistant::Content;
 use crate::config::{OnRemove, Settings};
-use crate::database::{Client, DEADLINE, Database, Error, Fault, begin, column, migrations};
+use crate::database::{Client, DEADLINE, Database, Error, Fault, begin};
 use crate::doorbell::Doorbell;
 use crate::ids::{AgentId, AssistantId};
 use crate::ledger;
 use crate::plan::{self, Answer, Claim, Observed};
 use crate::removals::{Guard, Removals};
-use crate::scope::Scope;
 use crate::source::{Shape, Source};
 use crate::sql;
 use crate::store::batch as assistants;
@@ -368,61 +368,4 @@ async fn observe(
     let ids: Vec<_> = ids.iter().chain(entries.keys()).copied().collect();
     let existing = assistants::observe(tx, &ids).await?;
     Ok(Observed { entries, existing })
-}
-
-/// Whether an agent that could not be synced is in scope. One that cannot even be read is not.
-async fn is_in_scope(
-    tx: &mut Transaction<'_>,
-    shape: &Shape,
-    reach: &Reach<'_>,
-    agent: AgentId,
-) -> Result<bool, Error> {
-    let savepoint = tx.savepoint("scope").await?;
-    let row = shape
-        .read(&savepoint, &[agent])
-        .await
-        .ok()
-        .and_then(|mut rows| rows.remove(&agent));
-    savepoint.rollback().await?;
-    Ok(row
-        .and_then(|row| row.head().ok())
-        .is_some_and(|head| reach.contains(head.organization_id)))
-}
-
-/// The scope that all workers on this database share; `None` where no worker has stored one yet.
-pub async fn stored_scope(client: &tokio_postgres::Client) -> Result<Option<Scope>, Error> {
-    let rows = client
-        .query_typed("select scope from agent_sync.settings", &[])
-        .await?;
-    rows.first().map(scope).transpose()
-}
-
-/// The scope to go by, as long as the schema is one that this worker knows: a newer worker, which has migrated it, may
-/// keep rules that this one would break.
-async fn shared_scope(client: &tokio_postgres::Client) -> Result<Scope, Error> {
-    let row = client.query_typed_one(sql!("shared_settings"), &[]).await?;
-    let version = column(&row, "version")?;
-    if version > migrations::LATEST {
-        return Err(Error::Newer(version));
-    }
-    scope(&row)
-}
-
-fn scope(row: &Row) -> Result<Scope, Error> {
-    let text: &str = column(row, "scope")?;
-    text.parse()
-        .map_err(|e| Error::Setup(format!("agent_sync.settings: {e}")))
-}
-
-/// Which agents are in scope.
-struct Reach<'a> {
-    /// What all workers on the database share.
-    shared: Scope,
-    own: &'a Scope,
-}
-
-impl Reach<'_> {
-    fn contains(&self, organization: Option<Uuid>) -> bool {
-        self.shared.contains(organization) || self.own.contains(organization)
-    }
 }
