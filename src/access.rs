@@ -10,16 +10,18 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use serde_json::{Map, Value, json};
+use tokio::time::{Instant, timeout_at};
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Row as Record};
 use uuid::Uuid;
 
-use crate::agent::Row;
-use crate::config::Authorize;
+use crate::agent::{Agent, Head, Row};
+use crate::config::{self, Authorize};
 use crate::database::{Database, DatabaseUrl, Error, Fault, Param, column};
 use crate::ids::AgentId;
 use crate::source::{self, Shape};
 use crate::sql;
+use crate::store::Synced;
 
 /// The role of signed-in users in a Supabase project.
 const ROLE: &str = "authenticated";
@@ -29,12 +31,14 @@ const ROLE: &str = "authenticated";
 const FOR_REQUESTS: usize = 3;
 const FOR_SYNCS: usize = 2;
 
-/// How long an answer may take. A sync waits for it with a transaction open, which ends after ten idle seconds.
+/// How long the answers may take. A sync waits for them with a transaction open, which ends after ten idle seconds.
 const PATIENCE: Duration = Duration::from_secs(6);
 
+/// How many users are asked about in a transaction.
+const TOGETHER: usize = 100;
+
 /// For the whole transaction. The search path is PostgREST's on Supabase: policies may call functions by their bare names.
-const SETTINGS: [(&str, &str); 9] = [
-    ("statement_timeout", "5s"),
+const SETTINGS: [(&str, &str); 8] = [
     ("idle_in_transaction_session_timeout", "10s"),
     // Who waits for a table's lock has us wait behind him, and may be waiting for us: a sync reads the same tables.
     ("lock_timeout", "500ms"),
@@ -139,6 +143,16 @@ pub enum For {
     Syncs,
 }
 
+impl For {
+    /// How long a policy may think about one user. In a sync, others wait.
+    fn statement_timeout(self) -> &'static str {
+        match self {
+            Self::Requests => "5s",
+            Self::Syncs => "2s",
+        }
+    }
+}
+
 /// What is known about one user and one agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
@@ -195,7 +209,8 @@ impl Access {
         self.databases.is_none()
     }
 
-    /// One answer a question.
+    /// One answer a question. Where time runs out, the rest is unknown; who comes first is left to chance, so that it is not
+    /// always the same.
     ///
     /// # Errors
     /// Where nobody can be asked at all: the role cannot be taken, or row-level security does not decide.
@@ -205,27 +220,72 @@ impl Access {
         shape: &Shape,
         questions: &[Question],
     ) -> Result<Vec<Shown>, Error> {
+        let first = (Uuid::new_v4().as_u128() % questions.len().max(1) as u128) as usize;
+        let order: Vec<usize> = (first..questions.len()).chain(0..first).collect();
+        let mut answers: Vec<Option<Shown>> = questions.iter().map(|_| None).collect();
+        let deadline = Instant::now() + PATIENCE;
+        let mut why = "there was no time to ask".to_owned();
+        for (group, asked) in order.chunks(TOGETHER).enumerate() {
+            let answered = self.ask_together(asking, shape, questions, asked);
+            match timeout_at(deadline, answered).await {
+                Ok(Ok(shown)) => {
+                    for (place, shown) in asked.iter().zip(shown) {
+                        answers[*place] = Some(shown);
+                    }
+                }
+                Ok(Err(e)) if group == 0 => return Err(e),
+                Ok(Err(e)) => {
+                    why = e.to_string();
+                    break;
+                }
+                Err(_) => break,
+            }
+        }
+        let unknown = || Shown::Unknown {
+            why: why.clone(),
+            passing: true,
+        };
+        Ok(answers
+            .into_iter()
+            .map(|answer| answer.unwrap_or_else(unknown))
+            .collect())
+    }
+
+    async fn ask_together(
+        &self,
+        asking: For,
+        shape: &Shape,
+        questions: &[Question],
+        asked: &[usize],
+    ) -> Result<Vec<Shown>, Error> {
         let statement = match self.authorize {
             Authorize::Agent => shape.read_as_caller(),
             Authorize::Source => shape.read_whole(),
         };
         let shown = self.acting(asking, shape, async |client| {
             // All of them are on their way before the first is answered.
-            let asked = join_all(questions.iter().map(async |question| {
-                let agents = &[(&question.agents as _, Type::UUID_ARRAY)];
-                read_as(client, &question.identity, statement, agents).await
+            let reads = join_all(asked.iter().map(async |place| {
+                let Question { identity, agents } = &questions[*place];
+                let agents = &[(agents as _, Type::UUID_ARRAY)];
+                read_as(client, identity, statement, agents).await
             }));
-            asked.await.into_iter().map(shown).collect()
+            reads.await.into_iter().map(shown).collect()
         });
-        let denied = || questions.iter().map(|_| Shown::Denied).collect();
+        let denied = || asked.iter().map(|_| Shown::Denied).collect();
         Ok(shown.await?.unwrap_or_else(denied))
     }
 
     /// All agents that this user may read, active or not.
-    pub async fn list(&self, shape: &Shape, identity: &Identity) -> Result<Vec<AgentId>, Error> {
+    /// Each with its organization.
+    pub async fn list(
+        &self,
+        shape: &Shape,
+        identity: &Identity,
+    ) -> Result<Vec<(AgentId, Option<Uuid>)>, Error> {
         let listed = self.acting(For::Requests, shape, async |client| {
             let records = read_as(client, identity, shape.list_as_caller(), &[]).await?;
-            records.iter().map(|record| column(record, "id")).collect()
+            let agent = |record| Ok((column(record, "id")?, column(record, "organization_id")?));
+            records.iter().map(agent).collect()
         });
         Ok(listed.await?.unwrap_or_default())
     }
@@ -243,36 +303,73 @@ impl Access {
 
     /// What the answer means for an agent that the worker itself has read like this.
     pub fn verdict(&self, agent: AgentId, read: &Row, shown: &Shown) -> Verdict {
-        let rows = match shown {
-            Shown::Rows(rows) => rows,
-            Shown::Denied => {
-                return Verdict::Denied(format!(
-                    "{ROLE} may not read every column of public.agents that the mapping uses"
-                ));
-            }
-            Shown::Unknown { why, passing } => {
-                return Verdict::Unknown {
-                    why: why.clone(),
-                    passing: *passing,
-                };
-            }
-        };
-        let Some(theirs) = rows.get(&agent) else {
-            return Verdict::Denied("the database does not show the agent to its user".to_owned());
-        };
-        let theirs = match self.authorize {
-            // Tools and model belong to the agent's configuration.
-            Authorize::Agent => &Row {
-                tools: read.tools.clone(),
-                model: read.model.clone(),
-                ..theirs.clone()
-            },
-            Authorize::Source => theirs,
+        let theirs = match self.row(agent, read, shown) {
+            Ok(theirs) => theirs,
+            Err(verdict) => return verdict,
         };
         match (read.decode(), theirs.decode()) {
             (Ok(ours), Ok(theirs)) if ours == theirs => Verdict::Granted,
+            // Nothing can be made of it.
+            (Err(_), _) => Verdict::Granted,
             _ => Verdict::Different,
         }
+    }
+
+    /// An agent as its user is shown it, complete; or what it means that they are not.
+    fn row(&self, agent: AgentId, read: &Row, shown: &Shown) -> Result<Row, Verdict> {
+        let rows = match shown {
+            Shown::Rows(rows) => rows,
+            Shown::Denied => {
+                return Err(Verdict::Denied(format!(
+                    "{ROLE} may not read every column of public.agents that the mapping uses"
+                )));
+            }
+            Shown::Unknown { why, passing } => {
+                return Err(Verdict::Unknown {
+                    why: why.clone(),
+                    passing: *passing,
+                });
+            }
+        };
+        let Some(theirs) = rows.get(&agent).cloned() else {
+            let why = "the database does not show the agent to its user";
+            return Err(Verdict::Denied(why.to_owned()));
+        };
+        Ok(match self.authorize {
+            // Tools and model belong to the agent's configuration.
+            Authorize::Agent => Row {
+                tools: read.tools.clone(),
+                model: read.model.clone(),
+                ..theirs
+            },
+            Authorize::Source => theirs,
+        })
+    }
+
+    /// Whether a shared assistant may be shown to a user who is shown its agent like this: it says what that row says, or, while an
+    /// edit is under way and where the agent fails, what an active one of the same organization has said. An assistant
+    /// may outlive its agent, whose id anybody may use who inserts a row.
+    pub fn shows(
+        &self,
+        synced: &Synced,
+        read: &Row,
+        shown: &Shown,
+        hash: impl Fn(Agent) -> Vec<u8>,
+    ) -> bool {
+        let Ok(theirs) = self.row(synced.agent, read, shown) else {
+            return false;
+        };
+        if self.authorize == Authorize::Source
+            && self.verdict(synced.agent, read, shown) != Verdict::Granted
+        {
+            return false;
+        }
+        let is_same =
+            |head: Head| head.is_active() && head.organization_id == synced.organization_id;
+        theirs.head().is_ok_and(is_same)
+            || theirs
+                .decode()
+                .is_ok_and(|agent| hash(agent) == synced.content_hash)
     }
 
     /// Lends a session that acts as [`ROLE`], in a read-only transaction. `None`: that role may not read all that matters.
@@ -289,8 +386,11 @@ impl Access {
         };
         let asking = async {
             let client = database.client().await?;
-            let settings = SETTINGS.map(|(name, value)| (name.to_owned(), value.to_owned()));
-            let settings = settings.into_iter().unzip();
+            let timeout = ("statement_timeout", asking.statement_timeout());
+            let settings = SETTINGS.into_iter().chain([timeout]);
+            let settings = settings
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .unzip();
             // Sent together, answered in this order.
             let (begun, acts, acting) = futures::join!(
                 client.batch_execute("begin isolation level read committed, read only"),
@@ -300,6 +400,12 @@ impl Access {
             begun?;
             acts.map_err(no_role)?;
             let acting = acting?;
+            if column::<&str>(&acting, "place")? != shape.place() {
+                return Err(Error::Pool(format!(
+                    "{} leads to another server than the worker's own connection, or the server has just been restarted",
+                    config::AUTHENTICATOR_URL
+                )));
+            }
             if !column::<bool>(&acting, "secured")? {
                 return Err(Error::Setup(format!(
                     "row-level security does not decide which rows of public.agents role {ROLE} may read, so lazy sync is \
@@ -364,7 +470,7 @@ fn no_role(error: Error) -> Error {
         Fault::Setup | Fault::Data => Error::Setup(format!(
             "the role that lazy sync logs in as cannot become {ROLE} ({error}): `grant {ROLE} to` it, or name one that can \
              (PostgREST's authenticator) in {}",
-            crate::config::AUTHENTICATOR_URL
+            config::AUTHENTICATOR_URL
         )),
     }
 }
@@ -381,7 +487,8 @@ fn shown(read: Result<Vec<Record>, Error>) -> Result<Shown, Error> {
                 Some(denial) => format!("{denial}: a policy needs what role {ROLE} may not do"),
                 None => e.to_string(),
             },
-            passing: e.fault() == Fault::Locked,
+            // A policy that takes too long is not somebody's bad luck: it is tried again with growing pauses.
+            passing: matches!(e.fault(), Fault::Locked | Fault::Passing) && !e.is_timeout(),
         }),
         Err(e) => Err(e),
     }

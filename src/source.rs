@@ -64,6 +64,8 @@ pub struct Shape {
     has_models: bool,
     /// `auth.users` is there and may be read.
     has_users: bool,
+    /// Which database this is.
+    place: String,
     statements: Statements,
 }
 
@@ -92,7 +94,8 @@ impl Source {
                 .or_default()
                 .insert(column(&row, "name")?);
         }
-        let shape = Arc::new(Shape::of(&columns)?);
+        let server = client.query_typed_one(sql!("server"), &[]).await?;
+        let shape = Arc::new(Shape::of(&columns, column(&server, "place")?)?);
         let before = self
             .shape
             .lock()
@@ -135,7 +138,7 @@ impl Source {
 }
 
 impl Shape {
-    fn of(columns: &BTreeMap<String, BTreeSet<String>>) -> Result<Self, Error> {
+    fn of(columns: &BTreeMap<String, BTreeSet<String>>, place: String) -> Result<Self, Error> {
         let has =
             |table: &str, name: &str| columns.get(table).is_some_and(|names| names.contains(name));
         if !has("agents", "id") {
@@ -203,6 +206,7 @@ impl Shape {
             has_tools,
             has_models,
             has_users: has("auth.users", "id") && has("auth.users", "raw_app_meta_data"),
+            place,
             statements: Statements {
                 read: fit(sql!("read_agents")),
                 weigh_removals: fit(sql!("weigh_removals")),
@@ -211,7 +215,7 @@ impl Shape {
                 spread_models: fit(sql!("spread_models")),
                 spread_everything: fit(sql!("spread_everything")),
                 read_as_caller: as_caller(sql!("read_as_caller")),
-                list_as_caller: as_caller(sql!("list_as_caller")),
+                list_as_caller: fit(&as_caller(sql!("list_as_caller"))),
                 known_users: fit(sql!("known_users")),
                 acting: replace_part(sql!("acting").to_owned(), "names", &mapped('\'')),
             },
@@ -248,6 +252,21 @@ impl Shape {
     /// Ids of all agents that a caller may read.
     pub fn list_as_caller(&self) -> &str {
         &self.statements.list_as_caller
+    }
+
+    /// Which database was looked at.
+    pub fn place(&self) -> &str {
+        &self.place
+    }
+
+    /// Whether agents have organizations that are known.
+    pub fn has_organizations(&self) -> bool {
+        self.has_organizations
+    }
+
+    /// Whether what Supabase Auth knows of users is known.
+    pub fn has_users(&self) -> bool {
+        self.has_users
     }
 
     /// What a caller's role may do at all.

@@ -211,6 +211,9 @@ async fn keep_synced(
     {
         error!(error = %e, "no user can be given an agent (lazy sync)");
     }
+    if config.authentication.has_keys() && config.tenancy.recheck {
+        warn_of_unknown_users(syncer).await;
+    }
     let work = async {
         tokio::join!(
             passes(config, syncer, readiness, left, shutdown),
@@ -222,6 +225,23 @@ async fn keep_synced(
         _ = work => {}
         () = listener::run(url, &syncer.database, &syncer.doorbell) => {}
         () = syncer.write_back.retry() => {}
+    }
+}
+
+/// Policies may go by what a token says of `app_metadata`, and whose users are not here have no token.
+async fn warn_of_unknown_users(syncer: &Syncer) {
+    let looking = async {
+        let client = syncer.database.client().await?;
+        let shape = syncer.source.shape(&client).await?;
+        client.give_back();
+        Ok::<_, Error>(shape.has_users())
+    };
+    if let Ok(false) = looking.await {
+        warn!(
+            "auth.users cannot be read: if policies of public.agents go by app_metadata, users lose their assistants at the next \
+             resync. Grant it (sql/roles.sql), or set {}=false",
+            config::RECHECK_ACCESS
+        );
     }
 }
 

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use agent_sync::access::{Access, Identity};
-use agent_sync::config::{Authorize, Settings};
+use agent_sync::access::{Access, Identity, Verdict};
+use agent_sync::config::{Authorize, OnRemove, Settings};
 use agent_sync::database::{DatabaseUrl, Error, Fault};
 use agent_sync::ids::AgentId;
 use agent_sync::plan::{Answer, Claim, IfExists};
+use agent_sync::removals::MaxRemovals;
 use agent_sync::syncer::{Entrance, Outcome, Syncer};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
@@ -57,8 +58,8 @@ impl Tenants {
     }
 
     async fn asked(&self, identity: &Identity) -> Result<bool, Error> {
-        let permitted = self.syncer.permitted(Some(identity), &[self.agent]).await?;
-        Ok(permitted.contains(&self.agent))
+        let verdict = self.syncer.may_have(identity, self.agent).await?;
+        Ok(verdict == Verdict::Granted)
     }
 
     /// What the user gets who asks for the agent.
@@ -107,6 +108,24 @@ impl Tenants {
             ))
             .await;
         user
+    }
+
+    /// From now on a policy takes for ever about this user; and there is something to sync.
+    async fn slow_for(&self, user: Uuid) {
+        self.db
+            .execute(&format!(
+                "create function public.dawdle() returns boolean language plpgsql as $$
+                 begin
+                   if current_setting('request.jwt.claims')::jsonb ->> 'sub' = '{user}' then
+                     perform pg_sleep(600);
+                   end if;
+                   return true;
+                 end $$;
+                 create policy \"slow\" on public.agents as restrictive for select to authenticated
+                 using ((select public.dawdle()));
+                 update public.agents set system_prompt = 'new'"
+            ))
+            .await;
     }
 
     async fn leaves(&self, user: Uuid) {
@@ -233,11 +252,12 @@ async fn the_whole_source_may_be_asked_for() {
         Access::new(&tenants.db.url(), Authorize::Agent, true),
         Settings::default(),
     );
-    let permitted = lenient
-        .permitted(Some(&signed_in(tenants.alice)), &[agent])
-        .await
-        .expect("an answer");
-    assert!(permitted.contains(&agent), "tools belong to the agent");
+    let verdict = lenient.may_have(&signed_in(tenants.alice), agent).await;
+    assert_eq!(
+        verdict.expect("an answer"),
+        Verdict::Granted,
+        "tools belong to the agent"
+    );
 }
 
 #[tokio::test]
@@ -274,11 +294,8 @@ async fn a_login_that_cannot_become_authenticated_is_told_what_to_grant() {
         Access::new(&url, Authorize::Agent, true),
         Settings::default(),
     );
-    let asked = async || {
-        syncer
-            .permitted(Some(&signed_in(tenants.alice)), &[tenants.agent])
-            .await
-    };
+    let alice = signed_in(tenants.alice);
+    let asked = async || syncer.may_have(&alice, tenants.agent).await;
     let error = asked().await.expect_err("refused");
     assert!(
         error.fault() == Fault::Setup && error.to_string().contains("grant authenticated to"),
@@ -291,7 +308,7 @@ async fn a_login_that_cannot_become_authenticated_is_told_what_to_grant() {
             "alter role {role} noinherit; grant authenticated to {role}"
         ))
         .await;
-    assert!(asked().await.expect("an answer").contains(&tenants.agent));
+    assert_eq!(asked().await.expect("an answer"), Verdict::Granted);
     assert_eq!(
         tenants
             .db
@@ -360,9 +377,9 @@ async fn a_session_that_is_not_clean_is_not_lent_again() {
         let access = Access::new(&url, Authorize::Agent, true);
         let syncer = Syncer::new(tenants.db.pool(), access, Settings::default());
         let asked = syncer
-            .permitted(Some(&signed_in(tenants.alice)), &[tenants.agent])
+            .may_have(&signed_in(tenants.alice), tenants.agent)
             .await;
-        assert!(asked.expect("an answer").contains(&tenants.agent));
+        assert_eq!(asked.expect("an answer"), Verdict::Granted);
         let sessions = format!("pg_stat_activity where usename = '{role}'");
         eventually("the session is kept, or closed", || async {
             match tenants.db.count(&sessions).await {
@@ -653,46 +670,94 @@ async fn a_policy_that_lacks_a_privilege_takes_nothing_away() {
 async fn requests_keep_no_sync_from_asking() {
     let tenants = Tenants::new().await;
     assert!(tenants.ask(tenants.alice).await.is_some());
-    tenants
-        .db
-        .execute(&format!(
-            "create function public.dawdle() returns boolean language plpgsql as $$
-             begin
-               if current_setting('request.jwt.claims')::jsonb ->> 'sub' = '{}' then
-                 perform pg_advisory_xact_lock_shared(4711);
-               end if;
-               return true;
-             end $$;
-             create policy \"slow\" on public.agents as restrictive for select to authenticated using ((select public.dawdle()));
-             update public.agents set system_prompt = 'new'",
-            tenants.mallory
-        ))
-        .await;
-    let holder = tenants.db.connect().await;
-    holder
-        .batch_execute("select pg_advisory_lock(4711)")
-        .await
-        .expect("held");
+    tenants.slow_for(tenants.mallory).await;
     let mallory = signed_in(tenants.mallory);
-    let flood = futures::future::join_all((0..8).map(|_| tenants.asked(&mallory)));
+    let flood = futures::future::join_all((0..3).map(|_| tenants.asked(&mallory)));
     let sync = async {
-        eventually("all connections for requests wait", || async {
-            let waiting = tenants
-                .db
-                .count("pg_stat_activity where application_name = 'agent-sync access' and wait_event = 'advisory'
-                        and datname = current_database()")
-                .await;
-            match waiting {
+        eventually("all connections for requests are busy", || async {
+            let busy = "pg_stat_activity where application_name = 'agent-sync access' and wait_event = 'PgSleep'
+                        and datname = current_database()";
+            match tenants.db.count(busy).await {
                 3 => Ok(()),
-                other => Err(format!("{other} waiting")),
+                other => Err(format!("{other} busy")),
             }
         })
         .await;
         assert_eq!(tenants.sync(Entrance::Change).await, Outcome::Updated);
-        holder
-            .batch_execute("select pg_advisory_unlock(4711)")
-            .await
-            .expect("released");
     };
     tokio::join!(flood, sync);
+}
+
+/// An agent that is off, or makes no sense, says nothing new; who may see what it said is asked all the same.
+#[tokio::test]
+async fn who_lost_access_loses_what_is_kept_or_held_too() {
+    let kept = Settings {
+        on_remove: OnRemove::Keep,
+        ..Settings::default()
+    };
+    let held = Settings {
+        max_removals: MaxRemovals::AtMost(0),
+        ..Settings::default()
+    };
+    for (settings, change) in [
+        (kept, "status = 'disabled'"),
+        (held, "status = 'disabled'"),
+        (Settings::default(), "sampling_params = '[]'"),
+    ] {
+        let tenants = Tenants::new().await;
+        let bob = tenants.member().await;
+        assert!(tenants.ask(tenants.alice).await.is_some() && tenants.ask(bob).await.is_some());
+        tenants
+            .db
+            .execute(&format!("update public.agents set {change}"))
+            .await;
+        tenants.leaves(tenants.alice).await;
+        let access = Access::new(&tenants.db.url(), Authorize::Agent, true);
+        let syncer = Syncer::new(tenants.db.pool(), access, settings);
+        syncer
+            .sync_now(&[tenants.agent], Entrance::Pass)
+            .await
+            .expect("synced");
+        let left = |user: Uuid| {
+            format!("langgraph_server.assistants where metadata ->> 'owner' = '{user}'")
+        };
+        assert_eq!(tenants.db.count(&left(tenants.alice)).await, 0, "{change}");
+        assert_eq!(tenants.db.count(&left(bob)).await, 1, "{change}");
+    }
+}
+
+/// The policy is slow for some; who else is in the batch is asked about all the same.
+#[tokio::test]
+async fn a_policy_that_is_slow_for_one_user_keeps_nobody_elses_assistant_from_being_written() {
+    let tenants = Tenants::new().await;
+    let slow = tenants.member().await;
+    let first = tenants.ask(slow).await.expect("theirs");
+    let second = tenants.ask(tenants.alice).await.expect("hers");
+    tenants.slow_for(slow).await;
+    let Outcome::Failed(why) = tenants.sync(Entrance::Change).await else {
+        panic!("the slow one fails")
+    };
+    assert!(why.contains(&slow.to_string()), "{why}");
+    assert_eq!(tenants.db.prompt(second).await.as_deref(), Some("new"));
+    assert_eq!(
+        tenants.db.prompt(first).await.as_deref(),
+        Some("You are a.")
+    );
+}
+
+/// A database of the same shape, but not the same: a staging project, say.
+#[tokio::test]
+async fn another_servers_answers_do_not_count() {
+    let tenants = Tenants::new().await;
+    assert!(tenants.ask(tenants.alice).await.is_some());
+    let other = TestDatabase::new().await;
+    let access = Access::new(&other.url(), Authorize::Agent, true);
+    let syncer = Syncer::new(tenants.db.pool(), access, Settings::default());
+    let error = syncer.check_access().await.expect_err("refused");
+    assert!(error.to_string().contains("another server"), "{error}");
+    syncer
+        .sync_now(&[tenants.agent], Entrance::Pass)
+        .await
+        .expect("synced");
+    assert_eq!(tenants.db.count("langgraph_server.assistants").await, 1);
 }

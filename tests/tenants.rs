@@ -662,3 +662,101 @@ async fn without_row_level_security_nobody_is_served_anothers_agent() {
     }
     worker.stop().await;
 }
+
+/// An assistant may outlive its agent; then its id is anybody's who may insert a row.
+#[tokio::test]
+async fn what_an_agent_has_said_is_not_shown_to_whoever_takes_its_id() {
+    for (variable, value) in [
+        ("AGENT_SYNC_ON_REMOVE", "keep"),
+        ("AGENT_SYNC_MAX_REMOVALS", "0"),
+    ] {
+        for status in ["draft", "disabled"] {
+            let tenants = Tenants::new().await;
+            let worker = tenants.worker(&[(SCOPE, "all"), (variable, value)]).await;
+            let id = json!(tenants.secret);
+            assert_eq!(tenants.get(&worker, tenants.victim, &id).await.0, 200);
+            tenants
+                .db
+                .execute(&format!(
+                    "delete from public.agents where id = '{}'",
+                    tenants.secret
+                ))
+                .await;
+            tenants.db.drained().await;
+            let mallory = tenants.db.connect_as(tenants.mallory).await;
+            mallory
+                .batch_execute(&format!(
+                    "insert into public.agents (id, organization_id, name, status)
+                     select '{}', organization_id, 'x', '{status}' from public.agents where id = '{}'",
+                    tenants.secret, tenants.own
+                ))
+                .await
+                .expect("her row");
+            tenants.db.drained().await;
+            assert!(tenants.db.assistant(tenants.secret).await.is_some());
+            let (status, got) = tenants.get(&worker, tenants.mallory, &id).await;
+            assert_eq!(status, 404, "{got}");
+            let token = tenants.project.token(tenants.mallory);
+            for (path, filter) in [
+                ("search", json!({"limit": 1000})),
+                ("count", json!({"name": CANARY})),
+            ] {
+                let path = format!("/assistants/{path}");
+                let (_, found) = worker
+                    .request_as(&token, "POST", &path, Some(&filter))
+                    .await;
+                tenants.assert_empty_handed(&path, &found);
+                assert_ne!(found, json!(1));
+            }
+            worker.stop().await;
+        }
+    }
+}
+
+/// Who may see an agent that is off sees what is kept of it; nobody is told of one by an error of another's.
+#[tokio::test]
+async fn one_agent_that_makes_no_sense_spoils_nobodys_search() {
+    let tenants = Tenants::new().await;
+    let worker = tenants.worker(&[(SCOPE, "all")]).await;
+    tenants
+        .db
+        .execute(&format!(
+            "create policy \"global ones\" on public.agents for select to authenticated using (is_global);
+             update public.agents set is_global = true, sampling_params = '[]' where id = '{}'",
+            tenants.own
+        ))
+        .await;
+    eventually("the agent has failed", || async {
+        match tenants
+            .db
+            .count("agent_sync.ledger where state = 'failed'")
+            .await
+        {
+            1 => Ok(()),
+            n => Err(n.to_string()),
+        }
+    })
+    .await;
+    let token = tenants.project.token(tenants.victim);
+    let search = json!({"sort_by": "name", "sort_order": "asc"});
+    let (status, found) = worker
+        .request_as(&token, "POST", "/assistants/search", Some(&search))
+        .await;
+    let names: Vec<_> = found
+        .as_array()
+        .expect("an array")
+        .iter()
+        .map(|a| &a["name"])
+        .collect();
+    assert_eq!(
+        (status, names),
+        (200, vec![&json!("canary-name"), &json!("own")])
+    );
+    // Lazy sync of it does not fail either: the assistant is made from the request alone.
+    let body = json!({"graph_id": "g", "metadata": {"supabase_agent_id": tenants.own}});
+    let (status, answer) = worker
+        .create_as(&tenants.project.token(tenants.mallory), body)
+        .await;
+    assert_eq!((status, &answer["graph_id"]), (200, &json!("g")));
+    worker.stop().await;
+}

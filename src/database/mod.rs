@@ -291,6 +291,11 @@ impl Error {
         matches!(self, Self::Postgres(e) if e.code() == Some(&SqlState::T_R_SERIALIZATION_FAILURE))
     }
 
+    /// Whether a statement took longer than it may.
+    pub fn is_timeout(&self) -> bool {
+        matches!(self, Self::Postgres(e) if e.code() == Some(&SqlState::QUERY_CANCELED))
+    }
+
     /// Whether the server has said so, and goes on answering.
     pub fn is_from_server(&self) -> bool {
         matches!(self, Self::Postgres(e) if e.code().is_some() && !e.is_closed())

@@ -4,6 +4,7 @@
 //! Anything else does not exist. What an assistant says is read first and the database asked afterwards: whoever loses an agent
 //! meanwhile gets nothing new of it.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use hyper::{Method, Request, StatusCode};
@@ -17,7 +18,6 @@ use super::fields::assistant_id;
 use super::lazy_sync::{self, NotSynced};
 use super::search::AssistantSearch;
 use super::{Answer, Body, Handle, Problem, json_answer, patch, read_json};
-use crate::access::Identity;
 use crate::database::{Error, Fault};
 use crate::ids::{AgentId, AssistantId};
 use crate::plan::IfExists;
@@ -149,7 +149,7 @@ impl Assistants {
         let shared = self
             .seen(caller, id)
             .await?
-            .and_then(|found| found.shared());
+            .and_then(|found| found.shared().map(|synced| synced.agent));
         Ok(match shared {
             Some(agent) => read_only(id, agent),
             None => Problem::new(
@@ -202,23 +202,20 @@ impl Assistants {
     /// Of what was just read, what the caller may see.
     async fn visible(&self, caller: &Caller, mut found: Vec<Found>) -> Result<Vec<Found>, Problem> {
         let owner = caller.owner();
-        let shared: Vec<AgentId> = found
+        let shared: Vec<_> = found
             .iter()
             .filter(|found| !found.is_of(&owner))
-            .filter_map(Found::shared)
+            .filter_map(|found| Some((found.assistant.id, found.shared()?)))
             .collect();
-        let permitted = match &self.syncer {
+        let seen: HashSet<AssistantId> = match &self.syncer {
             Some(syncer) if !shared.is_empty() => {
-                let identity: Option<Identity> = caller.identity();
-                let asked = syncer.permitted(identity.as_ref(), &shared).await;
+                let identity = caller.identity();
+                let asked = syncer.may_see(identity.as_ref(), &shared).await;
                 asked.or_else(|e| nothing_shared(&e))?
             }
-            _ => Default::default(),
+            _ => HashSet::new(),
         };
-        found.retain(|found| {
-            let is_permitted = |agent| permitted.contains(&agent);
-            found.is_of(&owner) || found.shared().is_some_and(is_permitted)
-        });
+        found.retain(|found| found.is_of(&owner) || seen.contains(&found.assistant.id));
         Ok(found)
     }
 }

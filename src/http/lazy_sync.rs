@@ -7,6 +7,7 @@ use super::Problem;
 use super::assistants::problem;
 use super::auth::Caller;
 use super::create::AssistantCreate;
+use crate::access::Verdict;
 use crate::database::{Error, Fault};
 use crate::ids::{AgentId, AssistantId};
 use crate::plan::{Answer, Claim};
@@ -50,11 +51,15 @@ pub async fn run(
     };
 
     let identity = caller.identity();
-    if identity.is_some() {
+    if let Some(identity) = &identity {
         // Before the agent is locked: who may not have it must not hold up those who may.
-        match syncer.permitted(identity.as_ref(), &[agent]).await {
-            Ok(permitted) if permitted.contains(&agent) => {}
-            Ok(_) => return skipped(NO_SUCH_AGENT),
+        match syncer.may_have(identity, agent).await {
+            Ok(Verdict::Granted) => {}
+            Ok(Verdict::Denied(_)) => return skipped(NO_SUCH_AGENT),
+            Ok(Verdict::Different | Verdict::Unknown { passing: true, .. }) => {
+                return Err(Problem::unavailable());
+            }
+            Ok(Verdict::Unknown { why, .. }) => return skipped(&why),
             Err(e) => return failed(e),
         }
     }

@@ -8,6 +8,7 @@ mod postgres;
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 use time::macros::format_description;
+use uuid::Uuid;
 
 use crate::database;
 use crate::ids::{AgentId, AssistantId, SYSTEM};
@@ -51,6 +52,9 @@ pub struct Found {
 pub struct Synced {
     pub agent: AgentId,
     pub owner: String,
+    /// The agent's, when the assistant was last written; and the hash of what was written.
+    pub organization_id: Option<Uuid>,
+    pub content_hash: Vec<u8>,
 }
 
 impl Found {
@@ -62,10 +66,9 @@ impl Found {
         }
     }
 
-    /// The agent of one that is everybody's who may have that agent.
-    pub fn shared(&self) -> Option<AgentId> {
-        let synced = self.synced.as_ref()?;
-        (synced.owner == SYSTEM).then_some(synced.agent)
+    /// What is known of one that is everybody's who may have its agent.
+    pub fn shared(&self) -> Option<&Synced> {
+        self.synced.as_ref().filter(|synced| synced.owner == SYSTEM)
     }
 }
 
@@ -141,8 +144,8 @@ pub struct Filter {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Viewer {
     pub owner: String,
-    /// The agents whose shared assistants they may see. `None`: all.
-    pub agents: Option<Vec<AgentId>>,
+    /// The agents whose shared assistants they may see, and their organizations. `None`: all.
+    pub agents: Option<Vec<(AgentId, Option<Uuid>)>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -161,6 +161,11 @@ async fn select(
         Order::Name => "name",
         Order::GraphId => "graph_id",
     });
+    let agents: Option<(Vec<_>, Vec<_>)> = viewer
+        .agents
+        .as_ref()
+        .map(|agents| agents.iter().copied().unzip());
+    let (agents, organizations) = agents.unzip();
     let reading = async {
         let client = database.client().await?;
         let rows = client
@@ -168,7 +173,8 @@ async fn select(
                 statement,
                 &[
                     (&viewer.owner, Type::TEXT),
-                    (&viewer.agents, Type::UUID_ARRAY),
+                    (&agents, Type::UUID_ARRAY),
+                    (&organizations, Type::UUID_ARRAY),
                     (&json!(filter.metadata), Type::JSONB),
                     (&filter.graph_id, Type::TEXT),
                     (&filter.name, Type::TEXT),
@@ -190,13 +196,18 @@ fn found(row: &Row) -> Result<Option<Found>, Error> {
     let Ok(id) = Uuid::try_parse(column(row, "id")?).map(AssistantId) else {
         return Ok(None);
     };
-    let agent: Option<_> = column(row, "agent_id")?;
-    let owner: Option<_> = column(row, "owner")?;
+    let synced = match column(row, "agent_id")? {
+        Some(agent) => Some(Synced {
+            agent,
+            owner: column(row, "owner")?,
+            organization_id: column(row, "organization_id")?,
+            content_hash: column(row, "content_hash")?,
+        }),
+        None => None,
+    };
     Ok(Some(Found {
         assistant: decode(id, row)?,
-        synced: agent
-            .zip(owner)
-            .map(|(agent, owner)| Synced { agent, owner }),
+        synced,
     }))
 }
 

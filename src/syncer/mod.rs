@@ -17,9 +17,11 @@ mod release;
 mod work;
 
 use deadpool_postgres::Transaction;
+use tokio::sync::Semaphore;
 use tokio_postgres::types::Type;
 
 pub use outcome::{Batch, Outcome, Summary};
+use permission::Subject;
 pub use reach::stored_scope;
 use reach::{Reach, is_in_scope, shared_scope};
 pub use release::Released;
@@ -33,7 +35,7 @@ use crate::database::{Client, DEADLINE, Database, Error, Fault, begin};
 use crate::doorbell::Doorbell;
 use crate::ids::{AgentId, AssistantId};
 use crate::ledger;
-use crate::plan::{self, Answer, Claim, Observed};
+use crate::plan::{self, Answer, Claim, Observed, Planned};
 use crate::removals::{Guard, Removals};
 use crate::source::{Shape, Source};
 use crate::sql;
@@ -43,6 +45,9 @@ use crate::write_back::WriteBack;
 /// How many agents of a batch may be refused for a reason that an operator has to mend (a missing privilege, say) while
 /// none is written, before that is taken for everybody's trouble rather than theirs.
 const SYSTEMIC: usize = 3;
+
+/// How many lazy syncs run at a time: they may wait for an agent's lock, each with a connection in hand.
+const REQUESTS: usize = 3;
 
 #[derive(Debug)]
 pub struct Syncer {
@@ -54,6 +59,8 @@ pub struct Syncer {
     pub doorbell: Doorbell,
     guard: Guard,
     settings: Settings,
+    /// Requests leave connections to everybody else.
+    requests: Semaphore,
 }
 
 /// Through which door agents come.
@@ -99,6 +106,7 @@ impl Syncer {
             doorbell: Doorbell::default(),
             guard: Guard::new(settings.max_removals),
             settings,
+            requests: Semaphore::new(REQUESTS),
         }
     }
 
@@ -110,6 +118,10 @@ impl Syncer {
     ) -> Result<Batch, Error> {
         self.database
             .within(DEADLINE, async {
+                let _turn = match entrance {
+                    Entrance::Request(_) => self.requests.acquire().await.ok(),
+                    Entrance::Pass | Entrance::Change => None,
+                };
                 let mut client = self.database.client().await?;
                 let mut tx = begin(&mut client).await?;
                 let batch = self.sync(&mut tx, agents, entrance).await?;
@@ -160,7 +172,8 @@ impl Syncer {
                     (Stage::Writing, Fault::Setup | Fault::Locked)
                 );
             if !concerns_some {
-                if error.is_schema_drift() {
+                // What could be read before, too: users that row-level security, or a missing grant, hides now.
+                if error.is_schema_drift() || error.denial().is_some() {
                     self.source.outdated();
                 }
                 return Err(error);
@@ -281,18 +294,49 @@ impl Syncer {
                 }
             }
         }
+        let mut subjects: Vec<Subject<'_>> = Vec::new();
+        for Planned {
+            assistant, step, ..
+        } in planned.iter().flat_map(|(_, steps)| steps)
+        {
+            subjects.push(Subject {
+                agent: assistant.agent_id,
+                assistant: assistant.id,
+                owner: &assistant.owner,
+                organization_id: assistant.content.organization_id,
+                is_written: step.writes(),
+            });
+        }
+        // What stays as it is, because the agent is off or makes no sense, is its users' only as long as they may see the agent.
+        for (agent, row) in &rows {
+            let stays = observed
+                .entries_of(*agent)
+                .filter(|entry| entry.content_hash.is_some());
+            let is_planned = planned.iter().any(|(planned, _)| planned == agent);
+            let head = row.head().ok();
+            subjects.extend(stays.filter(|_| !is_planned).map(|entry| Subject {
+                agent: *agent,
+                assistant: entry.assistant_id,
+                owner: &entry.owner,
+                organization_id: head.as_ref().and_then(|head| head.organization_id),
+                is_written: false,
+            }));
+        }
         let permissions = self
-            .permissions(tx, shape, &rows, &planned, &observed, entrance)
+            .permissions(tx, shape, &rows, &subjects, &observed, entrance)
             .await
             .map_err(reading)?;
-        for (agent, steps) in planned {
-            let (steps, refused) = permissions.divide(agent, steps);
-            for (planned, verdict) in refused {
-                if claim.is_some_and(|claim| claim.owner == planned.assistant.owner) {
+        for subject in &subjects {
+            if let Some(verdict) = permissions.refusal(subject.owner, subject.agent) {
+                if claim.is_some_and(|claim| claim.owner == subject.owner) {
                     answer = None;
                 }
-                work.refuse(&planned, verdict, &observed);
+                work.refuse(subject, verdict, &observed);
             }
+        }
+        for (agent, mut steps) in planned {
+            let is_refused = |owner: &str| permissions.refusal(owner, agent).is_some();
+            steps.retain(|planned| !is_refused(&planned.assistant.owner));
             work.plan(agent, steps, &observed);
         }
         let losing = work.losing();
@@ -350,8 +394,13 @@ impl Syncer {
             Some(named) if !agents.contains(&named) => {
                 let rows = shape.read(tx, &[named]).await?;
                 let identity = claim.and_then(|claim| claim.identity.as_ref());
-                let verdicts = self.verdicts(shape, identity, &[named], &rows).await?;
-                Ok(verdicts.values().any(|v| *v == Verdict::Granted))
+                Ok(match identity {
+                    Some(identity) => {
+                        let verdict = self.verdict(shape, identity, named, &rows).await?;
+                        !matches!(verdict, Verdict::Denied(_))
+                    }
+                    None => !rows.is_empty(),
+                })
             }
             _ => Ok(false),
         }

@@ -2,6 +2,7 @@
 //! read: whoever is shown the same then may be given it.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 
 use tokio_postgres::Transaction;
 use tracing::warn;
@@ -9,32 +10,42 @@ use uuid::Uuid;
 
 use super::{Entrance, Syncer};
 use crate::access::{For, Identity, Question, Shown, Verdict};
-use crate::agent::Row;
+use crate::agent::{Agent, Row};
+use crate::assistant::{Assistant, Content};
 use crate::database::{DEADLINE, Error, Fault, begin};
-use crate::ids::{AgentId, SYSTEM};
-use crate::plan::{Observed, Planned};
+use crate::ids::{AgentId, AssistantId, SYSTEM};
+use crate::plan::Observed;
 use crate::source::Shape;
+use crate::store::Synced;
 
 /// How often agents are read that are edited just then.
 const ATTEMPTS: usize = 4;
+
+/// Why a user may not have an agent that is shown in part, or otherwise than it is.
+const PARTLY: &str = "the database does not show its user all of it";
+
+/// A user's assistant that is looked at.
+#[derive(Debug, Clone, Copy)]
+pub struct Subject<'a> {
+    pub agent: AgentId,
+    pub assistant: AssistantId,
+    pub owner: &'a str,
+    /// The agent's, now.
+    pub organization_id: Option<Uuid>,
+    /// Content is to be written into it.
+    pub is_written: bool,
+}
 
 /// Verdicts about owners and agents. About whom there is none nobody had to ask.
 #[derive(Debug, Default)]
 pub struct Permissions(HashMap<(String, AgentId), Verdict>);
 
-/// What may happen, and what may not.
-type Divided<'a> = (Vec<Planned<'a>>, Vec<(Planned<'a>, Verdict)>);
-
 impl Permissions {
-    pub fn divide<'a>(&self, agent: AgentId, steps: Vec<Planned<'a>>) -> Divided<'a> {
-        let (mut granted, mut refused) = (Vec::new(), Vec::new());
-        for planned in steps {
-            match self.0.get(&(planned.assistant.owner.clone(), agent)) {
-                None | Some(Verdict::Granted) => granted.push(planned),
-                Some(verdict) => refused.push((planned, verdict.clone())),
-            }
-        }
-        (granted, refused)
+    /// Why this user may not have the agent.
+    pub fn refusal(&self, owner: &str, agent: AgentId) -> Option<&Verdict> {
+        self.0
+            .get(&(owner.to_owned(), agent))
+            .filter(|verdict| **verdict != Verdict::Granted)
     }
 }
 
@@ -48,21 +59,20 @@ impl Permissions {
     fn settle(&mut self, is_unchanged: impl Fn(AgentId) -> bool) {
         for ((_, agent), verdict) in &mut self.0 {
             if *verdict == Verdict::Different && is_unchanged(*agent) {
-                *verdict =
-                    Verdict::Denied("the database does not show its user all of it".to_owned());
+                *verdict = Verdict::Denied(PARTLY.to_owned());
             }
         }
     }
 }
 
 impl Syncer {
-    /// Asks about every user's assistant that new content is to be written into, and in a pass about all of them.
+    /// Asks about every user's assistant that content is to be written into, and in a pass about all of them.
     pub(super) async fn permissions(
         &self,
         tx: &Transaction<'_>,
         shape: &Shape,
         rows: &HashMap<AgentId, Row>,
-        planned: &[(AgentId, Vec<Planned<'_>>)],
+        subjects: &[Subject<'_>],
         observed: &Observed,
         entrance: Entrance<'_>,
     ) -> Result<Permissions, Error> {
@@ -72,28 +82,23 @@ impl Syncer {
         }
         let claim = entrance.claim();
         let mut asked: BTreeMap<String, Vec<AgentId>> = BTreeMap::new();
-        for (agent, planned) in planned
-            .iter()
-            .flat_map(|(agent, steps)| steps.iter().map(move |step| (*agent, step)))
-        {
-            let owner = &planned.assistant.owner;
-            let is_claimant = claim.is_some_and(|claim| claim.owner == *owner);
-            let is_due = planned.step.writes() || matches!(entrance, Entrance::Pass);
-            if owner == SYSTEM || !is_due {
+        for subject in subjects {
+            let is_due = subject.is_written || matches!(entrance, Entrance::Pass);
+            if subject.owner == SYSTEM || !is_due {
                 continue;
             }
+            let (owner, agent) = (subject.owner.to_owned(), subject.agent);
+            let is_claimant = claim.is_some_and(|claim| claim.owner == owner);
+            let written_for = observed.entries.get(&subject.assistant);
+            let has_moved = shape.has_organizations()
+                && written_for
+                    .is_some_and(|entry| entry.organization_id != subject.organization_id);
             if is_claimant || self.access.recheck {
-                asked.entry(owner.clone()).or_default().push(agent);
-            } else if observed
-                .entries
-                .get(&planned.assistant.id)
-                .is_some_and(|entry| {
-                    entry.organization_id != planned.assistant.content.organization_id
-                })
-            {
-                let moved =
-                    Verdict::Denied("the agent has moved to another organization".to_owned());
-                permissions.0.insert((owner.clone(), agent), moved);
+                asked.entry(owner).or_default().push(agent);
+            } else if has_moved {
+                let moved = "the agent has moved to another organization";
+                let moved = Verdict::Denied(moved.to_owned());
+                permissions.0.insert((owner, agent), moved);
             }
         }
 
@@ -155,6 +160,8 @@ impl Syncer {
         match self.access.ask(asking, shape, questions).await {
             Ok(shown) => shown,
             Err(e) => {
+                // Another server, since that one has been restarted, say.
+                self.source.outdated();
                 let unknown = || Shown::Unknown {
                     why: e.to_string(),
                     passing: matches!(e.fault(), Fault::Passing | Fault::Locked),
@@ -164,40 +171,74 @@ impl Syncer {
         }
     }
 
-    /// Which of these agents the user may have. `None`: somebody about whom nobody is asked.
-    pub async fn permitted(
+    /// Whether a user who asks for this agent may have it.
+    pub async fn may_have(&self, identity: &Identity, agent: AgentId) -> Result<Verdict, Error> {
+        let mut before = None;
+        for _ in 0..ATTEMPTS {
+            let (shape, mut rows) = self.read(&[agent]).await?;
+            let verdict = self.verdict(&shape, identity, agent, &rows).await?;
+            let row = rows.remove(&agent);
+            if verdict != Verdict::Different {
+                return Ok(verdict);
+            }
+            if before == row {
+                return Ok(Verdict::Denied(PARTLY.to_owned()));
+            }
+            before = row;
+        }
+        Ok(Verdict::Different)
+    }
+
+    /// Which of these shared assistants the user may see, whose contents were read before. `None`: somebody about whom nobody
+    /// is asked.
+    pub async fn may_see(
         &self,
         identity: Option<&Identity>,
-        agents: &[AgentId],
-    ) -> Result<HashSet<AgentId>, Error> {
-        let mut before = HashMap::new();
-        for _ in 0..ATTEMPTS {
-            let asking = async {
-                let mut client = self.database.client().await?;
-                let tx = begin(&mut client).await?;
-                let shape = self.source.shape(tx.client()).await?;
-                let rows = shape.read(&tx, agents).await?;
-                tx.commit().await?;
-                client.give_back();
-                let verdicts = self.verdicts(&shape, identity, agents, &rows).await?;
-                Ok((rows, verdicts))
+        shared: &[(AssistantId, &Synced)],
+    ) -> Result<HashSet<AssistantId>, Error> {
+        let Some(identity) = identity.filter(|_| !self.access.is_open()) else {
+            return Ok(shared.iter().map(|(id, _)| *id).collect());
+        };
+        let agents: Vec<AgentId> = shared.iter().map(|(_, synced)| synced.agent).collect();
+        let (shape, rows) = self.read(&agents).await?;
+        let question = Question {
+            identity: identity.clone(),
+            agents,
+        };
+        let asked = self.access.ask(For::Requests, &shape, &[question]).await;
+        let shown = asked.inspect_err(|_| self.source.outdated())?;
+        let is_shown = |id: AssistantId, synced: &Synced| {
+            let hash = |agent: Agent| {
+                let content = Content::of(agent, &self.settings.default_model);
+                let assistant = Assistant {
+                    id,
+                    agent_id: synced.agent,
+                    owner: SYSTEM.to_owned(),
+                    content: &content,
+                };
+                assistant.hash()
             };
-            let (rows, verdicts) = self.database.within(DEADLINE, asking).await?;
-            let is_edited = verdicts.iter().any(|(agent, verdict)| {
-                *verdict == Verdict::Different && rows.get(agent) != before.get(agent)
-            });
-            if !is_edited {
-                let granted = verdicts
-                    .into_iter()
-                    .filter(|(_, verdict)| *verdict == Verdict::Granted)
-                    .map(|(agent, _)| agent);
-                return Ok(granted.collect());
-            }
-            before = rows;
-        }
-        Err(Error::Pool(
-            "the agents are being edited, it cannot be told who may read them".to_owned(),
-        ))
+            let row = rows.get(&synced.agent)?;
+            let shown = shown.first()?;
+            self.access.shows(synced, row, shown, hash).then_some(id)
+        };
+        Ok(shared
+            .iter()
+            .filter_map(|(id, synced)| is_shown(*id, synced))
+            .collect())
+    }
+
+    async fn read(&self, agents: &[AgentId]) -> Result<(Arc<Shape>, HashMap<AgentId, Row>), Error> {
+        let reading = async {
+            let mut client = self.database.client().await?;
+            let tx = begin(&mut client).await?;
+            let shape = self.source.shape(tx.client()).await?;
+            let rows = shape.read(&tx, agents).await?;
+            tx.commit().await?;
+            client.give_back();
+            Ok((shape, rows))
+        };
+        self.database.within(DEADLINE, reading).await
     }
 
     /// Whether users can be asked about at all; if not, what to mend.
@@ -208,8 +249,11 @@ impl Syncer {
         self.access.check(&shape).await
     }
 
-    /// All agents that the user may read. `None`: nobody is asked.
-    pub async fn readable(&self, identity: &Identity) -> Result<Option<Vec<AgentId>>, Error> {
+    /// All agents that the user may read, with their organizations. `None`: nobody is asked.
+    pub async fn readable(
+        &self,
+        identity: &Identity,
+    ) -> Result<Option<Vec<(AgentId, Option<Uuid>)>>, Error> {
         if self.access.is_open() {
             return Ok(None);
         }
@@ -219,36 +263,32 @@ impl Syncer {
         self.access.list(&shape, identity).await.map(Some)
     }
 
-    /// What the database says of agents whose rows were read just now. It is asked about those that do not exist, too: how
-    /// long an answer takes tells nobody that there is one.
-    pub(super) async fn verdicts(
+    /// What the database says of an agent that was read just now. It is asked about one that does not exist, too: how long an
+    /// answer takes tells nobody that there is one.
+    pub(super) async fn verdict(
         &self,
         shape: &Shape,
-        identity: Option<&Identity>,
-        agents: &[AgentId],
+        identity: &Identity,
+        agent: AgentId,
         rows: &HashMap<AgentId, Row>,
-    ) -> Result<HashMap<AgentId, Verdict>, Error> {
-        let Some(identity) = identity.filter(|_| !self.access.is_open()) else {
-            return Ok(rows
-                .keys()
-                .map(|agent| (*agent, Verdict::Granted))
-                .collect());
-        };
+    ) -> Result<Verdict, Error> {
+        if self.access.is_open() {
+            return Ok(Verdict::Granted);
+        }
         let question = Question {
             identity: identity.clone(),
-            agents: agents.to_vec(),
+            agents: vec![agent],
         };
-        let shown = self.access.ask(For::Requests, shape, &[question]).await?;
-        let mut verdicts = HashMap::new();
-        for (agent, row) in rows {
-            for shown in &shown {
-                let verdict = self.access.verdict(*agent, row, shown);
-                if let Verdict::Unknown { why, .. } = &verdict {
-                    warn!(%agent, user = ?identity, why, "it cannot be told whether the user may have the agent");
-                }
-                verdicts.insert(*agent, verdict);
-            }
+        let asked = self.access.ask(For::Requests, shape, &[question]).await;
+        // Another server, since that one has been restarted, say.
+        let shown = asked.inspect_err(|_| self.source.outdated())?;
+        let verdict = match (rows.get(&agent), shown.first()) {
+            (Some(row), Some(shown)) => self.access.verdict(agent, row, shown),
+            _ => Verdict::Denied("there is no such agent".to_owned()),
+        };
+        if let Verdict::Unknown { why, .. } = &verdict {
+            warn!(%agent, user = ?identity, why, "it cannot be told whether the user may have the agent");
         }
-        Ok(verdicts)
+        Ok(verdict)
     }
 }

@@ -6,8 +6,8 @@ use tokio_postgres::Transaction;
 use tracing::{info, warn};
 
 use super::outcome::Outcome;
+use super::permission::Subject;
 use crate::access::Verdict;
-use crate::assistant::Assistant;
 use crate::database::Error;
 use crate::ids::{AgentId, AssistantId, SYSTEM};
 use crate::ledger::{self, Conflict, Failure, Written};
@@ -129,13 +129,13 @@ impl<'a> Work<'a> {
 
     /// A user who may not have the agent loses the assistant, and asks again should that change. Where it cannot be told, the
     /// assistant stays as it is.
-    pub fn refuse(&mut self, planned: &Planned<'_>, verdict: Verdict, observed: &Observed) {
-        let Assistant {
-            id,
-            agent_id: agent,
-            ref owner,
+    pub fn refuse(&mut self, subject: &Subject<'_>, verdict: &Verdict, observed: &Observed) {
+        let Subject {
+            agent,
+            assistant: id,
+            owner,
             ..
-        } = planned.assistant;
+        } = *subject;
         let why = match verdict {
             Verdict::Granted => return,
             Verdict::Different | Verdict::Unknown { passing: true, .. } => {
@@ -146,6 +146,8 @@ impl<'a> Work<'a> {
             }
             Verdict::Denied(why) => why,
         };
+        // Whatever the guard says of the others.
+        self.off.retain(|off| off.assistant != id);
         self.note(agent, Outcome::Nothing);
         let Some(entry) = observed.entries.get(&id) else {
             return;
