@@ -30,7 +30,7 @@ async fn it_can_run_again_and_several_times_at_once() {
             .await,
         20
     );
-    assert_eq!(db.count("agent_sync.migrations").await, 2);
+    assert_eq!(db.count("agent_sync.migrations").await, 3);
 }
 
 #[tokio::test]
@@ -77,7 +77,7 @@ async fn a_worker_that_may_not_migrate_says_what_is_missing_and_goes_on_when_it_
     };
     eventually(
         "it says what is missing",
-        says("schema agent_sync is at version 0, needed is 2"),
+        says("schema agent_sync is at version 0, needed is 3"),
     )
     .await;
     db.execute_as_worker(&migrations::script()).await;
@@ -407,7 +407,7 @@ async fn the_printed_script_is_all_or_nothing_and_holds_up_no_edit() {
     let agent = db.agent("a").await;
     let editor = db.connect().await;
     let edit = format!("update public.agents set name = name || '!' where id = '{agent}'");
-    for version in [1, 2] {
+    for version in [1, 3] {
         editor
             .batch_execute(&format!("begin; {edit}"))
             .await
