@@ -10,8 +10,8 @@ mod support;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use agent_sync::demo::SCHEMA;
@@ -35,9 +35,24 @@ const BAD_CLIENTS: usize = 32;
 /// A second.
 const BAD_REQUESTS: usize = 10_000;
 
-/// How good clients prove who they are.
-const GOOD: &str = "x-nobody: asks";
-const BAD: &str = "authorization: Bearer garbage";
+const SECRET: &str = "a-jwt-secret-of-a-bench-with-at-least-32-bytes";
+/// A member of every organization.
+const MEMBER: &str = "11111111-2222-4333-8444-555555555555";
+
+/// How good clients prove who they are; and what bad ones send, which nobody sees before its signature is checked.
+static GOOD: LazyLock<String> = LazyLock::new(|| token(SECRET));
+static BAD: LazyLock<String> =
+    LazyLock::new(|| token("another-secret-with-as-many-bytes-as-needed"));
+
+fn token(secret: &str) -> String {
+    let claims = serde_json::json!({
+        "sub": MEMBER, "role": "authenticated", "aud": "authenticated", "exp": 4_000_000_000_u64,
+        "app_metadata": {"provider": "email"}, "user_metadata": {"name": "x".repeat(500)},
+    });
+    let key = jsonwebtoken::EncodingKey::from_secret(secret.as_bytes());
+    let token = jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key);
+    format!("authorization: Bearer {}", token.unwrap_or_default())
+}
 
 #[tokio::main]
 async fn main() -> Result<(), AnyError> {
@@ -53,6 +68,10 @@ async fn main() -> Result<(), AnyError> {
     client
         .batch_execute(&data(AGENTS).replace("truncate agent_sync.outbox;", ""))
         .await?;
+    let member = format!(
+        "insert into public.organization_members select id, '{MEMBER}' from public.organizations"
+    );
+    client.batch_execute(&member).await?;
     let agents: Vec<String> = client
         .query("select id::text from public.agents", &[])
         .await?
@@ -83,7 +102,7 @@ async fn main() -> Result<(), AnyError> {
         ("500 connections dripping heads", &[Attack::Slowloris]),
         ("1,000 idle connections", &[Attack::Idle]),
         ("an endless body", &[Attack::Endless]),
-        ("bad requests", &[Attack::BadRequests]),
+        ("bad tokens", &[Attack::BadRequests]),
         (
             "all together",
             &[
@@ -148,7 +167,7 @@ impl Server {
     fn start(url: &str) -> Result<Self, AnyError> {
         let mut child = Command::new(env!("CARGO_BIN_EXE_agent-sync"))
             .env("DATABASE_URL", url)
-            .env("ROBYN_DEV", "true")
+            .env("SUPABASE_JWT_SECRET", SECRET)
             .env("AGENT_SYNC_HTTP_ADDR", "127.0.0.1:0")
             .env("AGENT_SYNC_ADMIN_ADDR", "127.0.0.1:0")
             .stdin(Stdio::null())
@@ -206,7 +225,7 @@ impl Scene {
             let asked = Instant::now();
             let (status, answer) = exchange(
                 self.api,
-                &post(&format!("{GOOD}\r\nconnection: close"), &body),
+                &post(&format!("{}\r\nconnection: close", *GOOD), &body),
             )
             .await?;
             times.push(asked.elapsed());
@@ -281,9 +300,11 @@ impl Attack {
                 stream.read_u8().await?;
             }
             Self::Endless => {
-                stream
-                    .write_all(b"POST /assistants HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n")
-                    .await?;
+                let head = format!(
+                    "POST /assistants HTTP/1.1\r\nhost: x\r\n{}\r\ntransfer-encoding: chunked\r\n\r\n",
+                    *GOOD
+                );
+                stream.write_all(head.as_bytes()).await?;
                 let chunk = format!("10000\r\n{}\r\n", "x".repeat(65536));
                 let mut sent = 0;
                 while sent < ENDLESS && stream.write_all(chunk.as_bytes()).await.is_ok() {
@@ -292,7 +313,7 @@ impl Attack {
                 }
             }
             Self::BadRequests => {
-                let request = post(BAD, r#"{"name": "no graph"}"#);
+                let request = post(&BAD, r#"{"name": "no graph"}"#);
                 let mut ticks =
                     interval(Duration::from_secs(1) * BAD_CLIENTS as u32 / BAD_REQUESTS as u32);
                 ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
