@@ -152,6 +152,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_is_quoted_is_not_parsed() {
+        // serde_json's feature raw_value would do so, and what is in there was not counted.
+        let body = r#"{"a":{"$serde_json::private::RawValue":"[[]]"}}"#;
+        let parsed = parse(body.as_bytes()).expect("valid");
+        assert_eq!(parsed.to_string(), body);
+    }
+
+    #[test]
     fn what_is_quoted_does_not_count() {
         for (text, depth, values) in [
             (r#""""#, 0, 1),
