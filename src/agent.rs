@@ -10,6 +10,10 @@ use uuid::Uuid;
 
 use crate::ids::AgentId;
 
+/// Where it comes first in an object, serde_json (with `arbitrary_precision`) takes the object for a number, or for no JSON; and
+/// jsonb has an order of its own. What has such a key might never be read again.
+pub const UNREADABLE_KEY: &str = "$serde_json::private::Number";
+
 /// What a batch read brings for one agent, not yet decoded beyond its [`Head`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Row {
@@ -70,6 +74,11 @@ pub enum DecodeError {
         found: &'static str,
         expected: &'static str,
     },
+    #[error("{table}.{column} has a key that cannot be kept")]
+    Key {
+        table: &'static str,
+        column: &'static str,
+    },
     #[error("the row of {table} cannot be read as JSON (line {line}, column {column})")]
     Json {
         table: &'static str,
@@ -93,6 +102,12 @@ impl Row {
     pub fn decode(&self) -> Result<Agent, DecodeError> {
         let mut row = Columns::parse("agents", &self.agent)?;
         let sampling_params = match row.object("sampling_params")? {
+            Some(bag) if has_unreadable_field(&bag) => {
+                return Err(DecodeError::Key {
+                    table: "agents",
+                    column: "sampling_params",
+                });
+            }
             Some(bag) => bag,
             None => ["temperature", "max_tokens"]
                 .into_iter()
@@ -220,6 +235,18 @@ fn json<'a, T: Deserialize<'a>>(table: &'static str, text: &'a str) -> Result<T,
         line: e.line(),
         column: e.column(),
     })
+}
+
+fn has_unreadable_key(value: &Value) -> bool {
+    match value {
+        Value::Object(fields) => has_unreadable_field(fields),
+        Value::Array(items) => items.iter().any(has_unreadable_key),
+        _ => false,
+    }
+}
+
+fn has_unreadable_field(fields: &Map<String, Value>) -> bool {
+    fields.contains_key(UNREADABLE_KEY) || fields.values().any(has_unreadable_key)
 }
 
 fn kind(value: &Value) -> &'static str {

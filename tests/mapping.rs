@@ -66,3 +66,20 @@ fn each_agent_maps_to_the_assistant_beside_it() {
     }
     assert!(seen >= 10, "only {seen} golden pairs were found");
 }
+
+/// As jsonb writes it, shorter keys first. Sorted, as the mapping writes it, it would not be read again.
+#[test]
+fn a_key_that_cannot_be_kept_fails_its_agent() {
+    let bag = r#"{"x":[{"a":1,"$serde_json::private::Number":"canary"}]}"#;
+    let row = Row {
+        id: AgentId(uuid::Uuid::nil()),
+        agent: format!(r#"{{"sampling_params":{bag}}}"#),
+        tools: None,
+        model: None,
+    };
+    let error = row.decode().expect_err("refused").to_string();
+    assert_eq!(
+        error,
+        "agents.sampling_params has a key that cannot be kept"
+    );
+}

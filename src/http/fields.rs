@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::Problem;
+use crate::agent::UNREADABLE_KEY;
 use crate::assistant::METADATA_KEYS;
 use crate::ids::AssistantId;
 
@@ -230,6 +231,9 @@ fn storable(object: Object) -> Result<Object, Problem> {
     let pairs = object.into_iter().map(|(key, value)| {
         if key.contains('\0') {
             return Err(Problem::unprocessable("Keys must not contain NUL"));
+        }
+        if key == UNREADABLE_KEY {
+            return Err(Problem::unprocessable(format!("No key may be {key}")));
         }
         Ok((key, storable_value(value)?))
     });
