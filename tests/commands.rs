@@ -71,11 +71,20 @@ fn database_urls_as_people_paste_them() {
         ("postgresql://u:canary-secret@host:port/db", "port"),
         (
             "postgresql://u:canary-secret@host/db?sslmode=maybe",
-            "sslmode=maybe is unknown",
+            "its sslmode is unknown",
         ),
         (
             "postgresql://u:canary-secret@host/db?sslmode=verify-full&sslrootcert=/no/such.pem",
-            "/no/such.pem cannot be read",
+            "the file that sslrootcert names cannot be read: ",
+        ),
+        ("postgresql://u:pw@canary-secret@host/db", "write it as %40"),
+        (
+            "postgresql://u:pw?sslmode=canary-secret@host/db",
+            "its sslmode is unknown",
+        ),
+        (
+            "postgresql://u:pw@host/db?sslmode=require&sslrootcert=canary-secret",
+            "the file that sslrootcert names cannot be read: ",
         ),
         (
             "postgresql://u:pw@host/db?sslmode=disable&canary-secret=1",
@@ -89,8 +98,14 @@ fn database_urls_as_people_paste_them() {
         );
         assert!(!errors.contains("canary-secret"), "{errors}");
     }
-    let config = url("postgresql://u:canary-secret@host/db").expect("valid");
-    assert!(!format!("{config:?}").contains("canary-secret"));
+    for good in [
+        "postgresql://u:canary-secret@host/db",
+        "postgresql://u:pw@host/db#canary-secret",
+        "postgresql://u:pw@host/db?host=canary-secret",
+    ] {
+        let config = url(good).expect(good);
+        assert!(!format!("{config:?}").contains("canary-secret"), "{good}");
+    }
 }
 
 #[tokio::test]

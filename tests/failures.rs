@@ -312,7 +312,7 @@ async fn a_password_is_never_printed() {
         ),
         (
             url("postgres", &db.name(), "?sslmode=often"),
-            "sslmode=often is unknown",
+            "its sslmode is unknown",
         ),
         (
             url("postgres", &db.name(), "?canary-password=1"),

@@ -78,8 +78,9 @@ fn roots(root_cert: Option<&str>) -> Result<RootCertStore, String> {
     let mut store = RootCertStore::empty();
     match root_cert {
         Some(path) => {
-            let unreadable =
-                |e: &dyn std::fmt::Display| format!("sslrootcert {path} cannot be read: {e}");
+            let unreadable = |e: &dyn std::fmt::Display| {
+                format!("the file that sslrootcert names cannot be read: {e}")
+            };
             let certificates = CertificateDer::pem_file_iter(path).map_err(|e| unreadable(&e))?;
             for certificate in certificates {
                 store
@@ -87,7 +88,7 @@ fn roots(root_cert: Option<&str>) -> Result<RootCertStore, String> {
                     .map_err(|e| unreadable(&e))?;
             }
             if store.is_empty() {
-                return Err(format!("sslrootcert {path} holds no certificate"));
+                return Err("the file that sslrootcert names holds no certificate".to_owned());
             }
         }
         None => {

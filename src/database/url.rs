@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
 use tokio_postgres::Config;
-use tokio_postgres::config::{SslMode, TargetSessionAttrs};
+use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
 
 use super::tls::{Tls, Verify};
 
-/// Where the database is and how to talk to it. `Debug` shows no secret.
+/// Where the database is and how to talk to it. `Debug` shows nothing of it: where a password is not written as it should be,
+/// any part may hold a piece of it.
 #[derive(Clone)]
 pub struct DatabaseUrl {
     config: Config,
@@ -25,8 +26,8 @@ pub struct DatabaseUrl {
 pub enum UrlError {
     #[error("it is not a postgresql:// URL")]
     Scheme,
-    #[error("sslmode={0} is unknown: use disable, prefer, require, verify-ca or verify-full")]
-    SslMode(String),
+    #[error("its sslmode is unknown: use disable, prefer, require, verify-ca or verify-full")]
+    SslMode,
     #[error("{0}")]
     Tls(String),
     #[error(
@@ -35,6 +36,8 @@ pub enum UrlError {
     Option,
     #[error("it names no host")]
     Host,
+    #[error("its host has an `@` (if that belongs to the password, write it as %40)")]
+    At,
     #[error("it cannot be parsed: {0}")]
     Parse(String),
 }
@@ -83,7 +86,7 @@ impl FromStr for DatabaseUrl {
             Some("require") => (SslMode::Require, Verify::Nothing),
             Some("verify-ca") => (SslMode::Require, Verify::Chain),
             Some("verify-full") => (SslMode::Require, Verify::ChainAndHost),
-            Some(other) => return Err(UrlError::SslMode(other.to_owned())),
+            Some(_) => return Err(UrlError::SslMode),
         };
         let mut config = Config::from_str(&format!("{base}?{}", rest.join("&"))).map_err(|e| {
             // "invalid connection string" says nothing; its source does. But for the name of an unknown option: that is
@@ -97,6 +100,11 @@ impl FromStr for DatabaseUrl {
         })?;
         if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
             return Err(UrlError::Host);
+        }
+        // The half of a password would be looked up by name, for all to read.
+        let has_at = |host: &Host| matches!(host, Host::Tcp(name) if name.contains('@'));
+        if config.get_hosts().iter().any(has_at) {
+            return Err(UrlError::At);
         }
         if config.get_application_name().is_none() {
             config.application_name("agent-sync");
@@ -117,10 +125,6 @@ impl FromStr for DatabaseUrl {
 
 impl fmt::Debug for DatabaseUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DatabaseUrl")
-            .field("hosts", &self.config.get_hosts())
-            .field("ports", &self.config.get_ports())
-            .field("dbname", &self.config.get_dbname())
-            .finish_non_exhaustive()
+        f.write_str("DatabaseUrl")
     }
 }
