@@ -32,6 +32,13 @@ impl FromStr for HttpUrl {
             return Err("it does not begin with https:// (or http://)".to_owned());
         }
         let authority = given.authority().ok_or_else(invalid)?.as_str();
+        // A password that is not written as it should be ends the authority early, and its rest would be shown.
+        if text.matches('@').count() > authority.matches('@').count() {
+            return Err(
+                "it has an `@` behind the host: in a password, write / as %2F, ? as %3F and # as %23; elsewhere, @ as %40"
+                    .to_owned(),
+            );
+        }
         let (user, host) = match authority.rsplit_once('@') {
             Some((user, host)) => (Some(user), host),
             None => (None, authority),
@@ -134,6 +141,18 @@ mod tests {
         );
         let expected = format!("Basic {}", STANDARD.encode("user:p@ss"));
         assert_eq!(url.authorization().expect("sent"), expected.as_str());
+    }
+
+    #[test]
+    fn a_password_that_ends_the_authority_early_is_not_shown() {
+        for bad in ["12/canary", "12?canary", "12#canary", "12/canary?a=1"] {
+            let bad = format!("https://canary:{bad}@host/keys");
+            let error = bad.parse::<HttpUrl>().expect_err(&bad);
+            assert!(
+                error.contains("%2F") && !error.contains("canary"),
+                "{bad}: {error}"
+            );
+        }
     }
 
     #[test]
