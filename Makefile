@@ -1,6 +1,6 @@
-# demo · test · soak · lint · bench · advisors: each installs what it needs and is missing.
+# demo · test · soak · fuzz · lint · bench · advisors: each installs what it needs and is missing.
 
-.PHONY: demo test soak lint bench advisors postgres pgbouncer supabase
+.PHONY: demo test soak fuzz lint bench advisors postgres pgbouncer supabase cargo-fuzz
 
 demo: postgres
 	cargo run --quiet -- demo
@@ -18,6 +18,14 @@ advisors: postgres supabase
 # there instead of at 1000.
 soak: postgres pgbouncer
 	SEEDS=$(or $(SEEDS),20) cargo test --test integration -- --ignored --exact faults::soak --nocapture
+
+# Looks for bytes that break what src/fuzzing says: each target for SECONDS, one after the other. TARGETS="token url" for some of
+# them. What was found is in fuzz/artifacts. (The host's root certificates are left out: reading them would be most of the time.)
+fuzz: cargo-fuzz
+	@for target in $(or $(TARGETS),request token source_row url); do \
+	  mkdir -p fuzz/corpus/$$target && SSL_CERT_FILE=/dev/null cargo +nightly fuzz run $$target fuzz/corpus/$$target fuzz/seeds/$$target \
+	    -- -max_total_time=$(or $(SECONDS),600) -timeout=10 -print_final_stats=1 || exit 1; \
+	done
 
 lint:
 	cargo fmt --check
@@ -50,6 +58,14 @@ supabase:
 	@if test -n "$$SUPABASE_CLI" || test -e target/$(SUPABASE); then :; else \
 	  npm install --no-save --no-audit --no-fund --fetch-retries=1 --loglevel=error --prefix target/supabase $(SUPABASE) && touch target/$(SUPABASE) \
 	  || { echo "npm could not install $(SUPABASE) from its registry, without which tests/advisors.rs fails. Elsewhere: SUPABASE_CLI=<path>"; exit 1; }; fi
+
+# libFuzzer is C++, and only a nightly compiler instruments for it.
+cargo-fuzz:
+	@if command -v c++ >/dev/null; then :; else $(call install,g++); fi
+	@cargo +nightly --version >/dev/null 2>&1 || rustup toolchain install nightly --profile minimal \
+	  || { echo "Missing: a nightly Rust. https://rustup.rs, then: rustup toolchain install nightly"; exit 1; }
+	@command -v cargo-fuzz >/dev/null || cargo install cargo-fuzz --locked \
+	  || { echo "Missing: cargo-fuzz. cargo install cargo-fuzz"; exit 1; }
 
 install = if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	    apt-get update --quiet && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends $(1); \

@@ -38,6 +38,7 @@
 //! | [`write_back`] | `public.agents.langgraph_assistant_id` |
 //! | [`database`] | connecting, the pool, transactions, migrations |
 //! | [`demo`] | a throw-away Postgres with a believable data set |
+//! | `fuzzing` | what must hold whatever bytes come in; for tests and `make fuzz` only |
 //! | [`ids`], [`retry`], [`readiness`] | what several of these share |
 
 pub mod access;
@@ -49,6 +50,8 @@ pub mod config;
 pub mod database;
 pub mod demo;
 pub mod doorbell;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod http;
 pub mod ids;
 pub mod ledger;

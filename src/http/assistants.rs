@@ -240,7 +240,11 @@ fn not_synced(agent: &Value, reason: &str) {
 }
 
 /// An assistant from the request alone, without any link to an agent.
-fn bare(caller: &Caller, id: AssistantId, create: AssistantCreate) -> Result<New, Problem> {
+pub(crate) fn bare(
+    caller: &Caller,
+    id: AssistantId,
+    create: AssistantCreate,
+) -> Result<New, Problem> {
     let AssistantCreate {
         graph_id,
         config,

@@ -97,7 +97,7 @@ pub async fn read_json(body: Body) -> Result<Value, Problem> {
     parse(&body.read().await?)
 }
 
-fn parse(bytes: &[u8]) -> Result<Value, Problem> {
+pub(crate) fn parse(bytes: &[u8]) -> Result<Value, Problem> {
     let extent = Extent::of(bytes);
     if extent.depth > MAX_DEPTH {
         return Err(Problem::unprocessable(format!(
@@ -115,13 +115,13 @@ fn parse(bytes: &[u8]) -> Result<Value, Problem> {
 
 /// How much a JSON text is in memory, seen from its brackets and commas. Where it is valid, it has no more values than this.
 #[derive(Debug, PartialEq, Eq)]
-struct Extent {
-    depth: usize,
-    values: usize,
+pub(crate) struct Extent {
+    pub depth: usize,
+    pub values: usize,
 }
 
 impl Extent {
-    fn of(text: &[u8]) -> Self {
+    pub fn of(text: &[u8]) -> Self {
         let mut extent = Self {
             depth: 0,
             values: 1,

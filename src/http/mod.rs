@@ -3,12 +3,12 @@
 pub mod admin;
 pub mod assistants;
 pub mod auth;
-mod body;
-mod create;
-mod fields;
+pub(crate) mod body;
+pub(crate) mod create;
+pub(crate) mod fields;
 mod lazy_sync;
-mod patch;
-mod search;
+pub(crate) mod patch;
+pub(crate) mod search;
 mod server;
 mod slots;
 mod socket;

@@ -9,8 +9,8 @@
 
 mod fetch;
 mod jwks;
-mod keys;
-mod token;
+pub(crate) mod keys;
+pub(crate) mod token;
 mod url;
 
 use std::fmt;
