@@ -35,6 +35,7 @@ mod roles;
 mod secrets;
 mod server;
 mod startup_pass;
+mod store;
 mod tenants;
 mod tls;
 mod triggers;

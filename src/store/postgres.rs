@@ -50,10 +50,17 @@ pub async fn create(database: &Database, new: New) -> Result<Option<Assistant>, 
     database.within(DEADLINE, writing).await
 }
 
-/// The assistant, held until the transaction ends, if it is this owner's.
+/// The assistant, held until the transaction ends, if it is this owner's: read only once it is held, for it may have changed hands
+/// while this waited.
 async fn take(tx: &Transaction<'_>, id: AssistantId, owner: &str) -> Result<Option<Found>, Error> {
+    let id = id.to_string();
+    let taking = [(&id as _, Type::TEXT), (&owner as _, Type::TEXT)];
+    let taken = tx.query_typed_opt(sql!("assistant_take"), &taking).await?;
+    if taken.is_none() {
+        return Ok(None);
+    }
     let row = tx
-        .query_typed_opt(sql!("assistant_take"), &[(&id.to_string(), Type::TEXT)])
+        .query_typed_opt(sql!("assistant_get"), &[(&id, Type::TEXT)])
         .await?;
     let found = row.map_or(Ok(None), |row| found(&row))?;
     Ok(found.filter(|found| found.is_of(owner)))
