@@ -1,5 +1,6 @@
 //! What the store promises while others work on the same rows, and what it does not let grow.
 
+use agent_sync::config::{MAX_BODY, ROBYN_DEV};
 use serde_json::{Value, json};
 use tokio_postgres::Client;
 use uuid::Uuid;
@@ -103,4 +104,95 @@ async fn who_waits_while_an_assistant_changes_hands_neither_reads_nor_changes_it
         assert_eq!(left["metadata"], json!({"owner": "system"}), "{method}");
         held.worker.stop().await;
     }
+}
+
+/// A worker on each store, which takes large bodies.
+async fn workers(db: &TestDatabase) -> Vec<TestWorker> {
+    let variables = [(ROBYN_DEV, "true"), (MAX_BODY, "4M")];
+    vec![
+        TestWorker::start_with(&variables).await,
+        TestWorker::start(db, &variables).await,
+    ]
+}
+
+fn assert_too_large(what: &str, (status, answer): (u16, Value)) {
+    let detail = answer["detail"].as_str().unwrap_or_default();
+    assert!(
+        status == 422 && detail.contains("1 MiB"),
+        "{what}: {status} {detail}"
+    );
+}
+
+#[tokio::test]
+async fn an_assistant_does_not_outgrow_a_mebibyte_patch_by_patch() {
+    let db = TestDatabase::new().await;
+    let agent = db.agent("a").await;
+    for (n, worker) in workers(&db).await.into_iter().enumerate() {
+        let (foreign, large) = (Uuid::new_v4(), "x".repeat(600_000));
+        let mut ids = vec![foreign];
+        let body = json!({"graph_id": "g", "assistant_id": foreign});
+        assert_eq!(worker.create(body).await.0, 200);
+        if n == 1 {
+            let body = json!({"graph_id": "g", "metadata": {"supabase_agent_id": agent}});
+            assert_eq!(worker.create(body).await.0, 200);
+            ids.push(agent);
+        }
+        for id in ids {
+            let path = format!("/assistants/{id}");
+            let patch = async |body: Value| worker.request("PATCH", &path, Some(&body)).await;
+            let first = patch(json!({"metadata": {"a": large}})).await;
+            assert_eq!(first.0, 200, "{id}");
+            let more = patch(json!({"metadata": {"b": large}})).await;
+            assert_too_large("what is merged", more);
+            let digits = patch(json!({"metadata": {"b": vec![1e300; 2000]}})).await;
+            assert_too_large("many digits", digits);
+            let read = worker.request("GET", &path, None).await;
+            assert_eq!(read.1, first.1, "nothing has changed");
+            let other = patch(json!({"metadata": {"a": null, "b": large}})).await;
+            assert_eq!(other.0, 200, "{id}");
+        }
+        worker.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn what_makes_an_assistant_of_more_than_a_mebibyte_is_refused() {
+    let db = TestDatabase::new().await;
+    let agent = db.agent("a").await;
+    let half = "x".repeat(600_000);
+    for worker in workers(&db).await {
+        for body in [
+            json!({"graph_id": "g", "metadata": {"a": half, "b": half}}),
+            json!({"graph_id": "g", "metadata": {"a": half}, "context": {"a": half}}),
+            json!({"metadata": {"supabase_agent_id": agent, "a": half, "b": half}}),
+        ] {
+            assert_too_large("a create", worker.create(body).await);
+        }
+        // The context that it is given has a mirror in its config.
+        let fits = json!({"graph_id": "g", "context": {"a": half}});
+        assert_eq!(worker.create(fits).await.0, 200);
+        let count = worker
+            .request("POST", "/assistants/count", Some(&json!({})))
+            .await;
+        assert_eq!(count, (200, json!(1)));
+        worker.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn what_is_too_large_already_may_be_made_smaller() {
+    let (db, id) = (TestDatabase::new().await, Uuid::new_v4());
+    let worker = TestWorker::start(&db, &[(ROBYN_DEV, "true")]).await;
+    let body = json!({"graph_id": "g", "assistant_id": id});
+    assert_eq!(worker.create(body).await.0, 200);
+    db.execute(
+        "update langgraph_server.assistants
+         set metadata = metadata || jsonb_build_object('a', repeat('x', 2000000), 'b', repeat('x', 2000000))",
+    )
+    .await;
+    let path = format!("/assistants/{id}");
+    let patch = async |body: Value| worker.request("PATCH", &path, Some(&body)).await;
+    assert_too_large("more", patch(json!({"metadata": {"c": 1}})).await);
+    assert_eq!(patch(json!({"metadata": {"a": null}})).await.0, 200);
+    worker.stop().await;
 }

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::auth::{Authenticator, Caller};
 use super::create::AssistantCreate;
-use super::fields::assistant_id;
+use super::fields::{assistant_id, too_large};
 use super::lazy_sync::{self, NotSynced};
 use super::search::AssistantSearch;
 use super::{Answer, Body, Handle, Problem, json_answer, patch, read_json};
@@ -123,6 +123,7 @@ impl Assistants {
         match changed.map_err(|e| problem(&e))? {
             Changed::Done(assistant) => Ok(json_answer(StatusCode::OK, &assistant.to_json())),
             Changed::Synced(agent) => Err(read_only(id, agent)),
+            Changed::TooLarge => Err(too_large()),
             Changed::NotTheirs => Err(self.not_theirs(caller, id).await?),
         }
     }

@@ -3,9 +3,10 @@
 use serde_json::{Map, Value};
 
 use super::Problem;
-use super::fields::{Fields, assistant_id};
+use super::fields::{Fields, assistant_id, too_large};
 use crate::ids::AssistantId;
 use crate::plan::IfExists;
+use crate::store::weight;
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct AssistantCreate {
@@ -28,6 +29,11 @@ impl AssistantCreate {
         let mut fields = Fields::of(body)?;
         let (config, context) = fields.configuration()?;
         let (metadata, agent) = fields.metadata()?;
+        let [config, context, metadata] =
+            [config, context, metadata].map(Option::unwrap_or_default);
+        if weight::of_assistant(&config, &context, &metadata) > weight::MAX_ASSISTANT {
+            return Err(too_large());
+        }
         let exists = [
             ("raise", IfExists::Raise),
             ("do_nothing", IfExists::DoNothing),
@@ -38,9 +44,9 @@ impl AssistantCreate {
                 .text("assistant_id")?
                 .map(|id| assistant_id(&id))
                 .transpose()?,
-            config: config.unwrap_or_default(),
-            context: context.unwrap_or_default(),
-            metadata: metadata.unwrap_or_default(),
+            config,
+            context,
+            metadata,
             agent,
             if_exists: fields.word("if_exists", &exists)?.unwrap_or_default(),
             name: fields

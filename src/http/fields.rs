@@ -40,6 +40,11 @@ const OURS: [&str; 2] = ["supabase_agent_id", "supabase_organization_id"];
 
 type Object = Map<String, Value>;
 
+/// An assistant may not be larger than [`crate::store::weight::MAX_ASSISTANT`].
+pub fn too_large() -> Problem {
+    Problem::unprocessable("config, context and metadata must not be larger than 1 MiB together")
+}
+
 pub struct Fields(Object);
 
 impl Fields {

@@ -51,10 +51,14 @@ impl Memory {
     ) -> Changed<Assistant> {
         match self.lock().get_mut(&id) {
             Some(assistant) if found(assistant).is_of(owner) => {
-                patch.apply(assistant);
-                assistant.version += 1;
-                assistant.updated_at = now;
-                Changed::Done(assistant.clone())
+                let mut patched = assistant.clone();
+                if !patch.apply(&mut patched) {
+                    return Changed::TooLarge;
+                }
+                patched.version += 1;
+                patched.updated_at = now;
+                assistant.clone_from(&patched);
+                Changed::Done(patched)
             }
             _ => Changed::NotTheirs,
         }

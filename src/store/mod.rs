@@ -4,6 +4,7 @@
 pub mod batch;
 pub mod memory;
 mod postgres;
+pub mod weight;
 
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
@@ -102,7 +103,10 @@ impl Patch {
             && description.is_none()
     }
 
-    fn apply(self, assistant: &mut Assistant) {
+    /// `false`: it makes the assistant larger than one may be. One that is too large already may become smaller.
+    #[must_use]
+    fn apply(self, assistant: &mut Assistant) -> bool {
+        let before = assistant.weight();
         assistant.metadata.extend(self.metadata.unwrap_or_default());
         assistant.description = self.description.or(assistant.description.take());
         assistant.name = self.name.or(assistant.name.take());
@@ -117,6 +121,7 @@ impl Patch {
         if let Some(graph_id) = self.graph_id {
             assistant.graph_id = graph_id;
         }
+        assistant.weight() <= before.max(weight::MAX_ASSISTANT)
     }
 }
 
@@ -128,6 +133,8 @@ pub enum Changed<T> {
     NotTheirs,
     /// It is kept equal to this agent.
     Synced(AgentId),
+    /// It would be larger than [`weight::MAX_ASSISTANT`].
+    TooLarge,
 }
 
 /// Which assistants are looked for, of those that one may see.
@@ -233,6 +240,10 @@ impl Store {
 }
 
 impl Assistant {
+    fn weight(&self) -> usize {
+        weight::of_assistant(&self.config, &self.context, &self.metadata)
+    }
+
     /// The ten keys that every answer of the Assistants API has.
     ///
     /// The official server mirrors `config.configurable` into an empty `context`. A synced row does not carry it twice.

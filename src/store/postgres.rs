@@ -82,22 +82,25 @@ pub async fn patch(
                 ..
             }) if !patch.is_metadata_only() => Changed::Synced(synced.agent),
             Some(Found { mut assistant, .. }) => {
-                patch.apply(&mut assistant);
-                let row = tx
-                    .query_typed_one(
-                        sql!("assistant_patch"),
-                        &[
-                            (&id.to_string(), Type::TEXT),
-                            (&assistant.graph_id, Type::TEXT),
-                            (&Json(&assistant.config), Type::JSONB),
-                            (&Json(&assistant.context), Type::JSONB),
-                            (&Json(&assistant.metadata), Type::JSONB),
-                            (&assistant.name, Type::TEXT),
-                            (&assistant.description, Type::TEXT),
-                        ],
-                    )
-                    .await?;
-                Changed::Done(decode(id, &row)?)
+                if patch.apply(&mut assistant) {
+                    let row = tx
+                        .query_typed_one(
+                            sql!("assistant_patch"),
+                            &[
+                                (&id.to_string(), Type::TEXT),
+                                (&assistant.graph_id, Type::TEXT),
+                                (&Json(&assistant.config), Type::JSONB),
+                                (&Json(&assistant.context), Type::JSONB),
+                                (&Json(&assistant.metadata), Type::JSONB),
+                                (&assistant.name, Type::TEXT),
+                                (&assistant.description, Type::TEXT),
+                            ],
+                        )
+                        .await?;
+                    Changed::Done(decode(id, &row)?)
+                } else {
+                    Changed::TooLarge
+                }
             }
         };
         tx.commit().await?;
