@@ -3,7 +3,7 @@
 -- $9 bigint limit, null: none; $10 bigint offset. Whose a synced assistant is the ledger says, never its metadata; and what it says
 -- is of the organization that the ledger names.
 select a.id, a.graph_id, a.config, a.context, a.metadata, a.name, a.description, a.version, a.created_at, a.updated_at,
-  l.agent_id, l.owner, l.organization_id, l.content_hash
+  l.agent_id, coalesce(l.owner, a.metadata ->> 'owner') as owner, l.organization_id, l.content_hash
 from langgraph_server.assistants as a
 left join agent_sync.ledger as l on l.assistant_id::text = a.id and l.content_hash is not null
 where case

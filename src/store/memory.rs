@@ -45,12 +45,12 @@ impl Memory {
     pub fn patch(
         &self,
         id: AssistantId,
-        owner: &str,
+        theirs: &str,
         patch: Patch,
         now: OffsetDateTime,
     ) -> Changed<Assistant> {
         match self.lock().get_mut(&id) {
-            Some(assistant) if found(assistant).is_of(owner) => {
+            Some(assistant) if owner(assistant) == Some(theirs) => {
                 let mut patched = assistant.clone();
                 if !patch.apply(&mut patched) {
                     return Changed::TooLarge;
@@ -64,9 +64,9 @@ impl Memory {
         }
     }
 
-    pub fn delete(&self, id: AssistantId, owner: &str) -> Changed<()> {
+    pub fn delete(&self, id: AssistantId, theirs: &str) -> Changed<()> {
         match self.lock().entry(id) {
-            Entry::Occupied(place) if found(place.get()).is_of(owner) => {
+            Entry::Occupied(place) if owner(place.get()) == Some(theirs) => {
                 place.remove();
                 Changed::Done(())
             }
@@ -107,9 +107,14 @@ impl Memory {
     }
 }
 
+fn owner(assistant: &Assistant) -> Option<&str> {
+    assistant.metadata.get("owner").and_then(Value::as_str)
+}
+
 fn found(assistant: &Assistant) -> Found {
     Found {
         assistant: assistant.clone(),
+        owner: owner(assistant).map(str::to_owned),
         synced: None,
     }
 }

@@ -45,6 +45,8 @@ pub struct New {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Found {
     pub assistant: Assistant,
+    /// Of a synced one the ledger says so; of any other, what its maker has put into the metadata.
+    pub owner: Option<String>,
     /// `None`: nobody keeps it equal to an agent.
     pub synced: Option<Synced>,
 }
@@ -52,24 +54,19 @@ pub struct Found {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Synced {
     pub agent: AgentId,
-    pub owner: String,
     /// The agent's, when the assistant was last written; and the hash of what was written.
     pub organization_id: Option<Uuid>,
     pub content_hash: Vec<u8>,
 }
 
 impl Found {
-    /// Whether it is this owner's. Of a synced one the ledger says so; of any other, what its maker has put into the metadata.
     pub fn is_of(&self, owner: &str) -> bool {
-        match &self.synced {
-            Some(synced) => synced.owner == owner,
-            None => self.assistant.metadata.get("owner").and_then(Value::as_str) == Some(owner),
-        }
+        self.owner.as_deref() == Some(owner)
     }
 
     /// What is known of one that is everybody's who may have its agent.
     pub fn shared(&self) -> Option<&Synced> {
-        self.synced.as_ref().filter(|synced| synced.owner == SYSTEM)
+        self.synced.as_ref().filter(|_| self.is_of(SYSTEM))
     }
 }
 

@@ -209,7 +209,6 @@ fn found(row: &Row) -> Result<Option<Found>, Error> {
     let synced = match column(row, "agent_id")? {
         Some(agent) => Some(Synced {
             agent,
-            owner: column(row, "owner")?,
             organization_id: column(row, "organization_id")?,
             content_hash: column(row, "content_hash")?,
         }),
@@ -217,6 +216,7 @@ fn found(row: &Row) -> Result<Option<Found>, Error> {
     };
     Ok(Some(Found {
         assistant: decode(id, row)?,
+        owner: column(row, "owner")?,
         synced,
     }))
 }
