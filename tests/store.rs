@@ -1,6 +1,9 @@
 //! What the store promises while others work on the same rows, and what it does not let grow.
 
 use agent_sync::config::{MAX_BODY, ROBYN_DEV};
+use agent_sync::ids::AssistantId;
+use agent_sync::store::memory::Memory;
+use agent_sync::store::{Filter, New, Order, Page, Store, Viewer};
 use serde_json::{Value, json};
 use tokio_postgres::Client;
 use uuid::Uuid;
@@ -195,4 +198,109 @@ async fn what_is_too_large_already_may_be_made_smaller() {
     assert_too_large("more", patch(json!({"metadata": {"c": 1}})).await);
     assert_eq!(patch(json!({"metadata": {"a": null}})).await.0, 200);
     worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_page_that_is_too_large_is_refused_and_its_parts_are_not() {
+    let db = TestDatabase::new().await;
+    let worker = TestWorker::start(&db, &[(ROBYN_DEV, "true")]).await;
+    let search = async |body: Value| {
+        worker
+            .request("POST", "/assistants/search", Some(&body))
+            .await
+    };
+    assert_eq!(search(json!({})).await, (200, json!([])));
+    db.execute(
+        r#"insert into langgraph_server.assistants (id, graph_id, name, config, context, metadata)
+         select gen_random_uuid(), 'g', to_char(n, 'FM00'), jsonb_build_object('configurable', jsonb_build_object('x', repeat('y', 1000000))),
+           '{}', jsonb_build_object('owner', 'dev', 'n', n)
+         from generate_series(1, 18) as n"#,
+    )
+    .await;
+    for body in [
+        json!({"limit": 1000}),
+        json!({"limit": 17}),
+        json!({"limit": 1000, "select": ["config"]}),
+        // It is the config's mirror.
+        json!({"limit": 1000, "select": ["context"]}),
+    ] {
+        let (status, answer) = search(body).await;
+        let detail = "the page is larger than 16 MiB: ask for fewer assistants (limit) or fewer fields (select)";
+        assert_eq!((status, answer["detail"].as_str()), (422, Some(detail)));
+    }
+    for (body, listed) in [
+        (json!({"limit": 1}), 1),
+        (json!({"limit": 1000, "offset": 17}), 1),
+        (json!({"limit": 1000, "offset": 18}), 0),
+        (json!({"limit": 1000, "select": ["version"]}), 18),
+    ] {
+        let (status, answer) = search(body.clone()).await;
+        let found = answer.as_array().map_or(0, Vec::len);
+        assert_eq!((status, found), (200, listed), "{body}");
+    }
+    let some = json!({"limit": 1000, "select": ["name", "metadata"], "sort_by": "name", "sort_order": "asc"});
+    let (_, some) = search(some).await;
+    let last = json!({"name": "18", "metadata": {"n": 18, "owner": "dev"}});
+    assert_eq!(some[17], last);
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn in_memory_a_page_that_is_too_large_is_refused_too() {
+    let store = Store::Memory(Memory::default());
+    let object = |value: Value| value.as_object().cloned().expect("an object");
+    for _ in 0..18 {
+        let new = New {
+            id: AssistantId(Uuid::new_v4()),
+            graph_id: "g".to_owned(),
+            config: object(json!({"x": "y".repeat(1_000_000)})),
+            context: object(json!({})),
+            metadata: object(json!({"owner": "dev"})),
+            name: "n".to_owned(),
+            description: None,
+        };
+        assert!(store.create(new).await.expect("created").is_some());
+    }
+    let viewer = Viewer {
+        owner: "dev".to_owned(),
+        agents: None,
+    };
+    for (limit, field, listed) in [
+        (17, "config", None),
+        (16, "config", Some(16)),
+        (18, "metadata", Some(18)),
+    ] {
+        let page = Page {
+            limit,
+            offset: 0,
+            order: Order::Id,
+            ascending: true,
+        };
+        let (filter, fields) = (Filter::default(), [field]);
+        let found = store.search(&viewer, &filter, page, &fields);
+        let found = found.await.expect("searched").map(|found| found.len());
+        assert_eq!(found, listed, "{limit} {field}");
+    }
+}
+
+#[tokio::test]
+async fn each_field_can_be_selected_alone() {
+    let db = TestDatabase::new().await;
+    let agent = db.agent("a").await;
+    for (n, worker) in workers(&db).await.into_iter().enumerate() {
+        let mut body = json!({"graph_id": "g", "name": "n", "description": "d", "config": {"tags": ["t"]}, "context": {"c": 1}});
+        if n == 1 {
+            body["metadata"] = json!({"supabase_agent_id": agent});
+        }
+        let (status, made) = worker.create(body).await;
+        assert_eq!(status, 200, "{made}");
+        for (field, value) in made.as_object().expect("an object") {
+            let search = json!({"select": [field]});
+            let found = worker
+                .request("POST", "/assistants/search", Some(&search))
+                .await;
+            assert_eq!(found, (200, json!([{ field: value }])));
+        }
+        worker.stop().await;
+    }
 }

@@ -163,8 +163,14 @@ impl Assistants {
     async fn search(&self, caller: &Caller, body: Value) -> Result<Answer, Problem> {
         let search = AssistantSearch::parse(body)?;
         let viewer = self.viewer(caller).await?;
-        let found = self.store.search(&viewer, &search.filter, search.page);
-        let found = found.await.map_err(|e| problem(&e))?;
+        let AssistantSearch { filter, page, .. } = &search;
+        let found = self.store.search(&viewer, filter, *page, &search.select);
+        let found = found.await.map_err(|e| problem(&e))?.ok_or_else(|| {
+            // Never a shorter one: clients page until a page is shorter than its limit.
+            Problem::unprocessable(
+                "the page is larger than 16 MiB: ask for fewer assistants (limit) or fewer fields (select)",
+            )
+        })?;
         let seen = self.visible(caller, found).await?;
         let listed = seen
             .iter()

@@ -32,8 +32,8 @@ const ORDERS: [(&str, Order); 5] = [
 pub struct AssistantSearch {
     pub filter: Filter,
     pub page: Page,
-    /// Empty: all fields.
-    select: Vec<String>,
+    /// The fields that are asked for.
+    pub select: Vec<&'static str>,
 }
 
 impl AssistantSearch {
@@ -63,7 +63,10 @@ impl AssistantSearch {
             None => Ok(Self {
                 filter,
                 page,
-                select,
+                select: FIELDS
+                    .into_iter()
+                    .filter(|field| select.is_empty() || select.iter().any(|s| s == field))
+                    .collect(),
             }),
         }
     }
@@ -71,10 +74,10 @@ impl AssistantSearch {
     /// Of an assistant's fields, those that were asked for.
     pub fn selected(&self, assistant: Value) -> Value {
         match assistant {
-            Value::Object(fields) if !self.select.is_empty() => {
+            Value::Object(fields) => {
                 let selected: Map<_, _> = fields
                     .into_iter()
-                    .filter(|(name, _)| self.select.contains(name))
+                    .filter(|(name, _)| self.select.contains(&name.as_str()))
                     .collect();
                 Value::Object(selected)
             }

@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
 
-use super::{Assistant, Changed, Filter, Found, New, Order, Page, Patch, Viewer};
+use super::{Assistant, Changed, Filter, Found, New, Order, Page, Patch, Viewer, weight};
 use crate::ids::AssistantId;
 
 #[derive(Debug, Default)]
@@ -74,30 +74,32 @@ impl Memory {
         }
     }
 
-    pub fn search(&self, viewer: &Viewer, filter: &Filter, page: Page) -> Vec<Found> {
-        let mut matching = self.matching(viewer, filter);
+    pub fn search(
+        &self,
+        viewer: &Viewer,
+        filter: &Filter,
+        page: Page,
+        fields: &[&str],
+    ) -> Option<Vec<Found>> {
+        let assistants = self.lock();
+        let mut matching: Vec<_> = matching(&assistants, viewer, filter).collect();
         matching.sort_by(|a, b| {
-            let order = compare(&a.assistant, &b.assistant, page.order);
+            let order = compare(a, b, page.order);
             match page.ascending {
                 true => order,
                 false => order.reverse(),
             }
-            .then_with(|| a.assistant.id.cmp(&b.assistant.id))
+            .then_with(|| a.id.cmp(&b.id))
         });
         let (skip, take) = (size(page.offset), size(page.limit));
-        matching.into_iter().skip(skip).take(take).collect()
+        let listed = || matching.iter().skip(skip).take(take).copied();
+        let bytes: usize = listed().map(|one| weight::of_fields(one, fields)).sum();
+        (bytes <= weight::MAX_PAGE).then(|| listed().map(found).collect())
     }
 
     pub fn count(&self, viewer: &Viewer, filter: &Filter) -> i64 {
-        i64::try_from(self.matching(viewer, filter).len()).unwrap_or(i64::MAX)
-    }
-
-    fn matching(&self, viewer: &Viewer, filter: &Filter) -> Vec<Found> {
-        let assistants = self.lock();
-        let found = assistants.values().map(found);
-        found
-            .filter(|found| found.is_of(&viewer.owner) && matches(&found.assistant, filter))
-            .collect()
+        let count = matching(&self.lock(), viewer, filter).count();
+        i64::try_from(count).unwrap_or(i64::MAX)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<AssistantId, Assistant>> {
@@ -109,6 +111,16 @@ impl Memory {
 
 fn owner(assistant: &Assistant) -> Option<&str> {
     assistant.metadata.get("owner").and_then(Value::as_str)
+}
+
+fn matching<'a>(
+    assistants: &'a HashMap<AssistantId, Assistant>,
+    viewer: &Viewer,
+    filter: &Filter,
+) -> impl Iterator<Item = &'a Assistant> {
+    assistants
+        .values()
+        .filter(|assistant| owner(assistant) == Some(&viewer.owner) && matches(assistant, filter))
 }
 
 fn found(assistant: &Assistant) -> Found {

@@ -216,15 +216,20 @@ impl Store {
         }
     }
 
+    /// Only these fields need to be there in what is found, named as in [`Assistant::to_json`]. `None`: they are more than
+    /// [`weight::MAX_PAGE`].
     pub async fn search(
         &self,
         viewer: &Viewer,
         filter: &Filter,
         page: Page,
-    ) -> Result<Vec<Found>, database::Error> {
+        fields: &[&str],
+    ) -> Result<Option<Vec<Found>>, database::Error> {
         match self {
-            Self::Memory(memory) => Ok(memory.search(viewer, filter, page)),
-            Self::Postgres(database) => postgres::search(database, viewer, filter, page).await,
+            Self::Memory(memory) => Ok(memory.search(viewer, filter, page, fields)),
+            Self::Postgres(database) => {
+                postgres::search(database, viewer, filter, page, fields).await
+            }
         }
     }
 

@@ -12,6 +12,8 @@ use crate::database::{DEADLINE, Database, Error, begin, column};
 use crate::ids::AssistantId;
 use crate::sql;
 
+const MAX_PAGE: i64 = super::weight::MAX_PAGE as i64;
+
 pub async fn get(database: &Database, id: AssistantId) -> Result<Option<Found>, Error> {
     let reading = async {
         let client = database.client().await?;
@@ -142,18 +144,33 @@ pub async fn search(
     viewer: &Viewer,
     filter: &Filter,
     page: Page,
-) -> Result<Vec<Found>, Error> {
-    let statement = sql!("assistants_search");
-    let rows = select(database, statement, viewer, filter, Some(page)).await?;
-    rows.iter()
-        .filter_map(|row| found(row).transpose())
-        .collect()
+    fields: &[&str],
+) -> Result<Option<Vec<Found>>, Error> {
+    let statement = format!(
+        "with page as (\n{}\n)\n{}",
+        search_statement(),
+        sql!("assistants_page")
+    );
+    let rows = select(database, &statement, viewer, filter, Some(page), fields).await?;
+    let bytes = rows
+        .first()
+        .map_or(Ok(None), |row| column::<Option<i64>>(row, "bytes"))?;
+    if bytes.is_some_and(|bytes| bytes > MAX_PAGE) {
+        return Ok(None);
+    }
+    let found = rows.iter().filter_map(|row| found(row).transpose());
+    found.collect::<Result<_, _>>().map(Some)
+}
+
+/// To be a part of another.
+fn search_statement() -> &'static str {
+    sql!("assistants_search").trim_end().trim_end_matches(';')
 }
 
 pub async fn count(database: &Database, viewer: &Viewer, filter: &Filter) -> Result<i64, Error> {
-    let search = sql!("assistants_search").trim_end().trim_end_matches(';');
+    let search = search_statement();
     let statement = format!("select count(*) as count from (\n{search}\n) as found");
-    let rows = select(database, &statement, viewer, filter, None).await?;
+    let rows = select(database, &statement, viewer, filter, None, &[]).await?;
     rows.first().map_or(Ok(0), |row| column(row, "count"))
 }
 
@@ -163,6 +180,7 @@ async fn select(
     viewer: &Viewer,
     filter: &Filter,
     page: Option<Page>,
+    fields: &[&str],
 ) -> Result<Vec<Row>, Error> {
     let order = page.map_or("id", |page| match page.order {
         Order::Id => "id",
@@ -192,6 +210,8 @@ async fn select(
                     (&page.is_some_and(|page| page.ascending), Type::BOOL),
                     (&page.map(|page| page.limit), Type::INT8),
                     (&page.map_or(0, |page| page.offset), Type::INT8),
+                    (&fields, Type::TEXT_ARRAY),
+                    (&MAX_PAGE, Type::INT8),
                 ],
             )
             .await?;
@@ -201,9 +221,10 @@ async fn select(
     database.within(DEADLINE, reading).await
 }
 
-/// `None`: its id is no uuid, so it was not made through the API, and cannot be asked for there.
+/// `None`: there is none, or its id is no uuid, so it was not made through the API, and cannot be asked for there.
 fn found(row: &Row) -> Result<Option<Found>, Error> {
-    let Ok(id) = Uuid::try_parse(column(row, "id")?).map(AssistantId) else {
+    let id: Option<&str> = column(row, "id")?;
+    let Some(id) = id.and_then(|id| Uuid::try_parse(id).ok()).map(AssistantId) else {
         return Ok(None);
     };
     let synced = match column(row, "agent_id")? {

@@ -4,10 +4,15 @@
 
 use serde_json::{Map, Value};
 
+use super::Assistant;
+
 /// How much config, context and metadata of an assistant may be together, in bytes of text: what a request may carry unless the
 /// operator allows more. Metadata is merged: patch by patch it would outgrow any request, and every sync of the assistant,
 /// every search that finds it would pay for that.
 pub const MAX_ASSISTANT: usize = 1 << 20;
+
+/// How much the fields of all assistants on a page may be together, in bytes of text. In memory that is a multiple.
+pub const MAX_PAGE: usize = 16 << 20;
 
 /// A context that only mirrors `config.configurable` counts once, as a client sends it.
 pub fn of_assistant(
@@ -21,6 +26,21 @@ pub fn of_assistant(
         false => of_object(context),
     };
     of_object(config) + context + of_object(metadata)
+}
+
+/// Of these fields of an assistant.
+pub fn of_fields(assistant: &Assistant, fields: &[&str]) -> usize {
+    let optional = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+    let weights = fields.iter().map(|field| match *field {
+        "graph_id" => assistant.graph_id.len(),
+        "name" => optional(&assistant.name),
+        "description" => optional(&assistant.description),
+        "config" => of_object(&assistant.config),
+        "context" => of_object(&assistant.context),
+        "metadata" => of_object(&assistant.metadata),
+        _ => 0,
+    });
+    weights.sum()
 }
 
 fn of_object(object: &Map<String, Value>) -> usize {
