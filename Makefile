@@ -24,7 +24,7 @@ soak: postgres pgbouncer
 fuzz: cargo-fuzz
 	@for target in $(or $(TARGETS),request token source_row url); do \
 	  mkdir -p fuzz/corpus/$$target && SSL_CERT_FILE=/dev/null cargo +nightly fuzz run $$target fuzz/corpus/$$target fuzz/seeds/$$target \
-	    -- -max_total_time=$(or $(SECONDS),600) -timeout=10 -print_final_stats=1 || exit 1; \
+	    -- -dict=fuzz/json.dict -max_total_time=$(or $(SECONDS),600) -timeout=10 -print_final_stats=1 || exit 1; \
 	done
 
 lint:
