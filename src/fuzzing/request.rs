@@ -201,7 +201,9 @@ fn search(body: &Value) {
         };
         memory.create(new, OffsetDateTime::UNIX_EPOCH);
     }
-    let found = memory.search(&viewer, filter, page);
+    let Some(found) = memory.search(&viewer, filter, page, &search.select) else {
+        return;
+    };
     assert!(found.iter().all(|found| found.is_of(&viewer.owner)));
     let finds_itself = filter
         .metadata
