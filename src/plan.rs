@@ -13,6 +13,10 @@ use crate::access::Identity;
 use crate::assistant::{Assistant, Content};
 use crate::ids::{AgentId, AssistantId, SYSTEM};
 
+/// The most assistants of one agent that a user may have. Each is written whenever the agent changes, and a client needs one:
+/// without a limit, naming new ids makes one edit as much work for everybody as somebody likes.
+pub const MOST: usize = 10;
+
 /// An entry of the ledger.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Entry {
@@ -82,6 +86,8 @@ pub enum Answer {
     Assistant(AssistantId),
     /// The named id is taken, and the request said to raise, or it is taken by something that is not the caller's.
     Taken,
+    /// The named id is free, but the claimant has [`MOST`] assistants of the agent already.
+    TooMany,
 }
 
 /// One assistant that should exist.
@@ -212,10 +218,13 @@ fn answer(agent: AgentId, claim: &Claim, wanted: &[Wanted], observed: &Observed)
         let mine = wanted
             .iter()
             .any(|w| w.assistant_id == id && (theirs(&w) || w.owner == SYSTEM));
-        return if mine || !(exists || observed.entries.contains_key(&id)) {
-            Answer::Assistant(id)
-        } else {
-            Answer::Taken
+        let free = !(exists || observed.entries.contains_key(&id));
+        let has = wanted.iter().filter(|w| w.owner == claim.owner).count();
+        return match (mine, free) {
+            (true, _) => Answer::Assistant(id),
+            (false, false) => Answer::Taken,
+            (false, true) if has >= MOST => Answer::TooMany,
+            (false, true) => Answer::Assistant(id),
         };
     }
     let standing = wanted.iter().find(|w| w.assistant_id == canonical);
@@ -409,6 +418,34 @@ mod tests {
             step_of(AGENT, id, SYSTEM, &observed),
             Step::Conflict { known: true }
         );
+    }
+
+    #[test]
+    fn a_user_may_name_only_so_many_ids_and_keeps_what_was_there_before() {
+        let id = |n| AssistantId(Uuid::from_u128(n));
+        for owner in ["alice", SYSTEM] {
+            let has = |n: usize| {
+                let ids = (100..).take(n);
+                let mine = ids.map(|n| entry(AGENT, id(n), owner, State::Synced));
+                let bobs = (500..600).map(|n| entry(AGENT, id(n), "bob", State::Synced));
+                observed(mine.chain(bobs).collect(), &[])
+            };
+            let named = |id| Claim {
+                assistant_id: Some(id),
+                ..claim(owner)
+            };
+            let ask = |n, id| wanted(AGENT, false, Some(&named(id)), &has(n));
+            assert_eq!(ask(MOST - 1, id(7)).1, Some(Answer::Assistant(id(7))));
+            let (kept, answer) = ask(MOST + 5, id(7));
+            assert_eq!(
+                (kept.len(), answer),
+                (MOST + 5 + 100, Some(Answer::TooMany))
+            );
+            assert_eq!(ask(MOST + 5, id(100)).1, Some(Answer::Assistant(id(100))));
+            // Who names none gets one of those.
+            let (_, answer) = wanted(AGENT, false, Some(&claim(owner)), &has(MOST));
+            assert!(matches!(answer, Some(Answer::Assistant(_))), "{answer:?}");
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use agent_sync::access::Access;
 use agent_sync::config::Settings;
 use agent_sync::ids::{AgentId, AssistantId};
-use agent_sync::plan::{Answer, Claim, IfExists};
+use agent_sync::plan::{Answer, Claim, IfExists, MOST};
 use agent_sync::syncer::{Entrance, Syncer};
 use serde_json::Map;
 use uuid::Uuid;
@@ -147,6 +147,31 @@ async fn a_named_id_of_another_users_synced_assistant_is_taken() {
     }
     assert_eq!(
         ask(&syncer, agent, &named("alice", id, IfExists::DoNothing)).await,
+        Some(Answer::Assistant(AssistantId(id)))
+    );
+}
+
+/// Each is written with every edit of the agent: without a limit one user could keep the worker busy for all.
+#[tokio::test]
+async fn one_user_has_at_most_ten_assistants_of_an_agent() {
+    let (db, syncer, agent) = setting().await;
+    for n in 0..12 {
+        let id = Uuid::new_v4();
+        let expected = match n < MOST {
+            true => Answer::Assistant(AssistantId(id)),
+            false => Answer::TooMany,
+        };
+        assert_eq!(
+            ask(&syncer, agent, &named("mallory", id, IfExists::Raise)).await,
+            Some(expected)
+        );
+    }
+    assert_eq!(db.count("langgraph_server.assistants").await, 10);
+    assert_eq!(db.count("agent_sync.ledger").await, 10);
+    // Others have their own ten.
+    let id = Uuid::new_v4();
+    assert_eq!(
+        ask(&syncer, agent, &named("alice", id, IfExists::Raise)).await,
         Some(Answer::Assistant(AssistantId(id)))
     );
 }

@@ -10,7 +10,7 @@ use super::create::AssistantCreate;
 use crate::access::Verdict;
 use crate::database::{Error, Fault};
 use crate::ids::{AgentId, AssistantId};
-use crate::plan::{Answer, Claim};
+use crate::plan::{Answer, Claim, MOST};
 use crate::syncer::{Entrance, Outcome, Syncer};
 
 /// Why a request that names an agent gets an assistant without it.
@@ -80,6 +80,9 @@ pub async fn run(
         (Some(Answer::Taken), _) => Ok(Err(NotSynced::Taken(
             create.assistant_id.unwrap_or_else(|| agent.canonical()),
         ))),
+        (Some(Answer::TooMany), _) => skipped(&format!(
+            "the caller has {MOST} assistants of this agent already"
+        )),
         (Some(Answer::Assistant(id)), _) => Ok(Ok(id)),
         (None, _) => skipped(NO_SUCH_AGENT),
     }
