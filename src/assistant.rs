@@ -102,6 +102,20 @@ impl Content {
             organization_id,
         }
     }
+
+    /// The beginning of every hash of this content. A content may be large, and many may have an assistant of it.
+    pub fn hashed(&self) -> Sha256 {
+        let shared = json!([
+            MAPPING_VERSION,
+            self.graph_id,
+            self.name,
+            self.description,
+            self.config,
+        ]);
+        // The array goes on.
+        let shared = shared.to_string();
+        Sha256::new_with_prefix(shared.strip_suffix(']').unwrap_or(&shared))
+    }
 }
 
 impl Assistant<'_> {
@@ -117,16 +131,13 @@ impl Assistant<'_> {
     /// SHA-256 over the mapping's version and everything that the assistant says but `synced_at`, as JSON with sorted
     /// keys ([`Map`] is sorted as long as no crate switches serde_json's `preserve_order` on; a test watches that).
     pub fn hash(&self) -> Vec<u8> {
-        let content = self.content;
-        let canonical = json!([
-            MAPPING_VERSION,
-            content.graph_id,
-            content.name,
-            content.description,
-            content.config,
-            self.metadata(),
-        ]);
-        Sha256::digest(canonical.to_string()).to_vec()
+        self.hash_after(self.content.hashed())
+    }
+
+    /// The same, for one assistant of many that say the same: what they share is `hashed` already ([`Content::hashed`]).
+    pub fn hash_after(&self, hashed: Sha256) -> Vec<u8> {
+        let rest = format!(",{}]", self.metadata());
+        hashed.chain_update(rest).finalize().to_vec()
     }
 }
 

@@ -141,6 +141,7 @@ pub fn steps<'a>(
     wanted: Vec<Wanted>,
     observed: &Observed,
 ) -> Vec<Planned<'a>> {
+    let hashed = content.hashed();
     let planned = |wanted: Wanted| {
         let assistant = Assistant {
             id: wanted.assistant_id,
@@ -148,7 +149,7 @@ pub fn steps<'a>(
             owner: wanted.owner,
             content,
         };
-        let content_hash = assistant.hash();
+        let content_hash = assistant.hash_after(hashed.clone());
         let step = step(&assistant, &content_hash, observed);
         Planned {
             assistant,

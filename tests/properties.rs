@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 
 use agent_sync::agent::{Agent, Row, Tool};
-use agent_sync::assistant::{Assistant, Content};
+use agent_sync::assistant::{Assistant, Content, MAPPING_VERSION};
 use agent_sync::ids::AgentId;
 use agent_sync::retry;
 use agent_sync::scope::Scope;
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 fn json_value() -> impl Strategy<Value = Value> {
@@ -134,6 +135,20 @@ proptest! {
         respelled.tools.reverse();
         prop_assume!(!agent.sampling_params.contains_key("absent"));
         prop_assert_eq!(hash(agent, "system"), hash(respelled, "system"));
+    }
+
+    #[test]
+    fn what_all_assistants_of_an_agent_share_is_hashed_once(agent in agent(), owners in prop::collection::vec(".*", 1..4)) {
+        let id = AgentId(Uuid::from_u128(7));
+        let content = Content::of(agent, "default");
+        let hashed = content.hashed();
+        for owner in owners {
+            let assistant = Assistant { id: id.canonical(), agent_id: id, owner, content: &content };
+            let whole = json!([MAPPING_VERSION, content.graph_id, content.name, content.description, content.config, assistant.metadata()]);
+            let expected = Sha256::digest(whole.to_string()).to_vec();
+            prop_assert_eq!(&assistant.hash_after(hashed.clone()), &expected);
+            prop_assert_eq!(assistant.hash(), expected);
+        }
     }
 
     #[test]
