@@ -4,6 +4,7 @@ use agent_sync::access::Access;
 use agent_sync::config::{SCOPE, Settings};
 use agent_sync::database::{DatabaseUrl, at_once, begin};
 use agent_sync::ids::AgentId;
+use agent_sync::scope::Scope;
 use agent_sync::syncer::{Entrance, Syncer};
 
 use crate::support::{TestDatabase, TestWorker};
@@ -114,4 +115,39 @@ async fn agents_that_row_level_security_hides_do_not_lose_their_assistants() {
     assert!(db.assistant(agent).await.is_some());
     db.execute(&format!("drop owned by {role}; drop role {role}"))
         .await;
+}
+
+/// One statement with all contents of a batch would be in memory a few times over, here and at the server.
+#[tokio::test]
+async fn large_assistants_are_written_with_several_statements() {
+    let db = TestDatabase::new().await;
+    TestWorker::start(&db, &[]).await.stop().await;
+    db.execute(
+        "create table public.statements (kind text);
+         create function public.count_statement() returns trigger language plpgsql as $$
+           begin insert into public.statements values (tg_op); return null; end $$;
+         create trigger counted after insert or update on langgraph_server.assistants
+           for each statement execute function public.count_statement();
+         insert into public.agents (name, status, description, system_prompt)
+         select 'a' || n, 'active', repeat('d', 200000), repeat('p', 700000) from generate_series(1, 20) as n",
+    )
+    .await;
+    let settings = Settings {
+        scope: Scope::All,
+        ..Settings::default()
+    };
+    let syncer = Syncer::new(db.pool(), Access::open(), settings);
+    let agents = db.rows("select id from public.agents", &[]).await;
+    let agents: Vec<_> = agents.iter().map(|row| AgentId(row.get(0))).collect();
+    for kind in ["INSERT", "UPDATE"] {
+        syncer
+            .sync_now(&agents, Entrance::Pass)
+            .await
+            .expect("synced");
+        let statements = format!("public.statements where kind = '{kind}'");
+        assert_eq!(db.count(&statements).await, 2, "{kind}");
+        assert_eq!(db.differences().await, Vec::<String>::new());
+        db.execute("update public.agents set name = name || '!'")
+            .await;
+    }
 }

@@ -14,6 +14,10 @@ use crate::ids::AssistantId;
 use crate::plan::Existing;
 use crate::sql;
 
+/// How many bytes of assistants one statement carries, but for one that is larger all by itself. Their contents are in
+/// memory a few times over while it is sent, and the server has a limit for messages.
+const AT_ONCE: usize = 16 << 20;
+
 /// An assistant of an agent, about to be written.
 #[derive(Debug)]
 pub struct Write<'a> {
@@ -36,6 +40,29 @@ impl Write<'_> {
             ours.extend(kept.map(|(key, value)| (key.clone(), value.clone())));
         }
         metadata
+    }
+}
+
+/// What is sent of a [`Write`].
+struct Sent<'a> {
+    write: &'a Write<'a>,
+    config: String,
+    metadata: String,
+}
+
+impl<'a> Sent<'a> {
+    fn of(write: &'a Write<'a>) -> Self {
+        Self {
+            write,
+            config: write.assistant.content.config.to_string(),
+            metadata: write.metadata().to_string(),
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        let content = self.write.assistant.content;
+        let texts = [&content.name, &content.description].into_iter().flatten();
+        self.config.len() + self.metadata.len() + texts.map(String::len).sum::<usize>()
     }
 }
 
@@ -79,45 +106,64 @@ pub async fn write(
 ) -> Result<HashMap<AssistantId, Vec<u8>>, Error> {
     let mut hashes = HashMap::new();
     for insert in [true, false] {
-        let batch: Vec<_> = writes
-            .iter()
-            .filter(|w| (w.how == How::Insert) == insert)
-            .collect();
-        if batch.is_empty() {
-            continue;
+        let (mut batch, mut bytes) = (Vec::new(), 0);
+        for write in writes {
+            if (write.how == How::Insert) != insert {
+                continue;
+            }
+            let next = Sent::of(write);
+            if bytes + next.bytes() > AT_ONCE {
+                send(tx, insert, &std::mem::take(&mut batch), &mut hashes).await?;
+                bytes = 0;
+            }
+            bytes += next.bytes();
+            batch.push(next);
         }
-        let ids: Vec<_> = batch.iter().map(|w| w.assistant.id.to_string()).collect();
-        let contents: Vec<&assistant::Content> =
-            batch.iter().map(|w| w.assistant.content).collect();
-        let graphs: Vec<_> = contents.iter().map(|c| c.graph_id.as_str()).collect();
-        let names: Vec<_> = contents.iter().map(|c| c.name.as_deref()).collect();
-        let descriptions: Vec<_> = contents.iter().map(|c| c.description.as_deref()).collect();
-        let configs: Vec<_> = contents.iter().map(|c| c.config.to_string()).collect();
-        let metadata: Vec<_> = batch.iter().map(|w| w.metadata().to_string()).collect();
-        let fresh: Vec<_> = batch.iter().map(|w| w.how != How::Update).collect();
-        let adopt: Vec<_> = batch.iter().map(|w| w.how == How::Adopt).collect();
-        let mut params: Vec<Param<'_>> = vec![
-            (&ids, Type::TEXT_ARRAY),
-            (&graphs, Type::TEXT_ARRAY),
-            (&names, Type::TEXT_ARRAY),
-            (&descriptions, Type::TEXT_ARRAY),
-            (&configs, Type::TEXT_ARRAY),
-            (&metadata, Type::TEXT_ARRAY),
-        ];
-        let statement = if insert {
-            sql!("assistants_insert")
-        } else {
-            params.extend([
-                (&fresh as _, Type::BOOL_ARRAY),
-                (&adopt as _, Type::BOOL_ARRAY),
-            ]);
-            sql!("assistants_update")
-        };
-        for row in tx.query_typed(statement, &params).await? {
-            hashes.insert(id(&row)?, column(&row, "row_hash")?);
-        }
+        send(tx, insert, &batch, &mut hashes).await?;
     }
     Ok(hashes)
+}
+
+async fn send(
+    tx: &Transaction<'_>,
+    insert: bool,
+    batch: &[Sent<'_>],
+    hashes: &mut HashMap<AssistantId, Vec<u8>>,
+) -> Result<(), Error> {
+    if batch.is_empty() {
+        return Ok(());
+    }
+    let writes: Vec<&Write<'_>> = batch.iter().map(|sent| sent.write).collect();
+    let ids: Vec<_> = writes.iter().map(|w| w.assistant.id.to_string()).collect();
+    let contents: Vec<&assistant::Content> = writes.iter().map(|w| w.assistant.content).collect();
+    let graphs: Vec<_> = contents.iter().map(|c| c.graph_id.as_str()).collect();
+    let names: Vec<_> = contents.iter().map(|c| c.name.as_deref()).collect();
+    let descriptions: Vec<_> = contents.iter().map(|c| c.description.as_deref()).collect();
+    let configs: Vec<_> = batch.iter().map(|sent| sent.config.as_str()).collect();
+    let metadata: Vec<_> = batch.iter().map(|sent| sent.metadata.as_str()).collect();
+    let fresh: Vec<_> = writes.iter().map(|w| w.how != How::Update).collect();
+    let adopt: Vec<_> = writes.iter().map(|w| w.how == How::Adopt).collect();
+    let mut params: Vec<Param<'_>> = vec![
+        (&ids, Type::TEXT_ARRAY),
+        (&graphs, Type::TEXT_ARRAY),
+        (&names, Type::TEXT_ARRAY),
+        (&descriptions, Type::TEXT_ARRAY),
+        (&configs, Type::TEXT_ARRAY),
+        (&metadata, Type::TEXT_ARRAY),
+    ];
+    let statement = if insert {
+        sql!("assistants_insert")
+    } else {
+        params.extend([
+            (&fresh as _, Type::BOOL_ARRAY),
+            (&adopt as _, Type::BOOL_ARRAY),
+        ]);
+        sql!("assistants_update")
+    };
+    for row in tx.query_typed(statement, &params).await? {
+        hashes.insert(id(&row)?, column(&row, "row_hash")?);
+    }
+    Ok(())
 }
 
 /// Deletes assistants that the ledger says are ours. Returns those that another session holds; they are still there.
