@@ -14,16 +14,31 @@ use crate::ids::AgentId;
 /// jsonb has an order of its own. What has such a key might never be read again.
 pub const UNREADABLE_KEY: &str = "$serde_json::private::Number";
 
+/// How many bytes an agent may be, as JSON with its tools and its model. A batch of them is in memory at once, and whoever has an
+/// assistant of it has a copy.
+pub const LARGEST: i64 = 1 << 20;
+
+/// The columns of a [`Head`].
+pub const HEAD: [&str; 5] = [
+    "id",
+    "organization_id",
+    "status",
+    "deleted_at",
+    "langgraph_assistant_id",
+];
+
 /// What a batch read brings for one agent, not yet decoded beyond its [`Head`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Row {
     pub id: AgentId,
-    /// The row of `public.agents`, a JSON object.
+    /// The row of `public.agents`, a JSON object. Of an agent that is too large, its [`HEAD`] at most.
     pub agent: String,
     /// The rows of `public.mcp_tools` that the agent is linked to, a JSON array.
     pub tools: Option<String>,
     /// The row of `public.ai_models` behind the agent's engine, a JSON object.
     pub model: Option<String>,
+    /// Its size in bytes, when that is more than [`LARGEST`].
+    pub too_large: Option<i64>,
 }
 
 /// What decides whether an agent is to have an assistant at all. Decoded on its own, so that an agent whose other
@@ -85,6 +100,10 @@ pub enum DecodeError {
         line: usize,
         column: usize,
     },
+    #[error(
+        "the agent is too large: {0} bytes as JSON with its tools and its model, and at most {LARGEST} are synced"
+    )]
+    TooLarge(i64),
 }
 
 impl Head {
@@ -100,6 +119,9 @@ impl Row {
     }
 
     pub fn decode(&self) -> Result<Agent, DecodeError> {
+        if let Some(bytes) = self.too_large {
+            return Err(DecodeError::TooLarge(bytes));
+        }
         let mut row = Columns::parse("agents", &self.agent)?;
         let sampling_params = match row.object("sampling_params")? {
             Some(bag) if has_unreadable_field(&bag) => {

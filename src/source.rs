@@ -12,7 +12,7 @@ use tracing::{info, warn};
 use uuid::Uuid;
 
 use crate::access::Identity;
-use crate::agent::Row;
+use crate::agent::{HEAD, LARGEST, Row};
 use crate::database::{Error, column};
 use crate::ids::AgentId;
 use crate::pass::Extent;
@@ -178,8 +178,15 @@ impl Shape {
                 .map(|name| format!("{quote}{name}{quote}"));
             present.collect::<Vec<_>>().join(", ")
         };
+        let limited = |statement: String| replace_part(statement, "largest", &LARGEST.to_string());
         let as_caller =
-            |statement: &str| replace_part(statement.to_owned(), "columns", &mapped('"'));
+            |statement: &str| limited(replace_part(statement.to_owned(), "columns", &mapped('"')));
+        let head = HEAD
+            .iter()
+            .filter(|name| has("agents", name))
+            .map(|name| format!("a.{name}"))
+            .collect::<Vec<_>>()
+            .join(", ");
         let fit = |statement: &str| {
             let parts = [
                 ("tools", has_tools, "null::text"),
@@ -208,7 +215,7 @@ impl Shape {
             has_users: has("auth.users", "id") && has("auth.users", "raw_app_meta_data"),
             place,
             statements: Statements {
-                read: fit(sql!("read_agents")),
+                read: limited(replace_part(fit(sql!("read_agents")), "head", &head)),
                 weigh_removals: fit(sql!("weigh_removals")),
                 spread_tools: fit(sql!("spread_tools")),
                 spread_engines: fit(sql!("spread_engines")),
@@ -369,6 +376,7 @@ pub fn row(record: &Record) -> Result<(AgentId, Row), Error> {
         agent: column(record, "agent")?,
         tools: column(record, "tools")?,
         model: column(record, "model")?,
+        too_large: column(record, "too_large")?,
     };
     Ok((id, row))
 }

@@ -5,7 +5,7 @@ use agent_sync::config::{SCOPE, Settings};
 use agent_sync::database::{DatabaseUrl, at_once, begin};
 use agent_sync::ids::AgentId;
 use agent_sync::scope::Scope;
-use agent_sync::syncer::{Entrance, Syncer};
+use agent_sync::syncer::{Entrance, Outcome, Syncer};
 
 use crate::support::{TestDatabase, TestWorker};
 
@@ -132,13 +132,7 @@ async fn large_assistants_are_written_with_several_statements() {
          select 'a' || n, 'active', repeat('d', 200000), repeat('p', 700000) from generate_series(1, 20) as n",
     )
     .await;
-    let settings = Settings {
-        scope: Scope::All,
-        ..Settings::default()
-    };
-    let syncer = Syncer::new(db.pool(), Access::open(), settings);
-    let agents = db.rows("select id from public.agents", &[]).await;
-    let agents: Vec<_> = agents.iter().map(|row| AgentId(row.get(0))).collect();
+    let (syncer, agents) = of_all_agents(&db).await;
     for kind in ["INSERT", "UPDATE"] {
         syncer
             .sync_now(&agents, Entrance::Pass)
@@ -150,4 +144,68 @@ async fn large_assistants_are_written_with_several_statements() {
         db.execute("update public.agents set name = name || '!'")
             .await;
     }
+}
+
+/// A control character is six bytes of JSON.
+#[tokio::test]
+async fn an_agent_that_is_too_large_fails_alone_and_can_be_switched_off() {
+    let db = TestDatabase::new().await;
+    TestWorker::start(&db, &[]).await.stop().await;
+    let (large, other) = (db.agent("large").await, db.agent("other").await);
+    let (syncer, agents) = of_all_agents(&db).await;
+    let sync = async || {
+        let batch = syncer.sync_now(&agents, Entrance::Change).await;
+        let outcomes = batch.expect("synced").outcomes.into_iter();
+        let of = |id| outcomes.clone().find(|(agent, _)| agent.0 == id);
+        (of(large).map(|(_, o)| o), of(other).map(|(_, o)| o))
+    };
+    let both = |outcome: Outcome| (Some(outcome.clone()), Some(outcome));
+    assert_eq!(sync().await, both(Outcome::Created));
+
+    db.execute(&format!(
+        "update public.agents set system_prompt = 'edited';
+         update public.agents set system_prompt = repeat(chr(1), 200000) where id = '{large}'"
+    ))
+    .await;
+    let (Some(Outcome::Failed(error)), Some(Outcome::Updated)) = sync().await else {
+        panic!("the large one fails, and no other")
+    };
+    assert!(
+        error.contains("too large: 1200") && error.contains("1048576"),
+        "{error}"
+    );
+    assert_eq!(db.prompt(other).await.as_deref(), Some("edited"));
+    assert!(db.assistant(large).await.is_some(), "it stays as it was");
+
+    for off in ["status = 'disabled'", "deleted_at = now()"] {
+        db.execute(&format!(
+            "update public.agents set {off} where id = '{large}'"
+        ))
+        .await;
+        assert_eq!(sync().await.0, Some(Outcome::Removed), "{off}");
+        db.execute(
+            "update public.agents set status = 'active', deleted_at = null, system_prompt = null",
+        )
+        .await;
+        assert_eq!(sync().await.0, Some(Outcome::Created), "{off}");
+        db.execute("update public.agents set system_prompt = repeat(chr(1), 200000)")
+            .await;
+    }
+    // Where there is no such column, every agent is active.
+    db.execute("alter table public.agents drop column status cascade")
+        .await;
+    syncer.source.outdated();
+    assert!(matches!(sync().await.0, Some(Outcome::Failed(_))));
+}
+
+/// A syncer whose scope is everything, and all agents that there are.
+async fn of_all_agents(db: &TestDatabase) -> (Syncer, Vec<AgentId>) {
+    let settings = Settings {
+        scope: Scope::All,
+        ..Settings::default()
+    };
+    let syncer = Syncer::new(db.pool(), Access::open(), settings);
+    let agents = db.rows("select id from public.agents", &[]).await;
+    let agents = agents.iter().map(|row| AgentId(row.get(0))).collect();
+    (syncer, agents)
 }

@@ -22,6 +22,7 @@ fn map(fixture: &Value) -> Value {
         agent: text("agent").expect("an agent"),
         tools: text("tools"),
         model: text("model"),
+        too_large: None,
     };
     match row.head().map(|head| head.is_active()) {
         Ok(false) => return json!({ "inactive": true }),

@@ -196,6 +196,7 @@ proptest! {
             agent: json!({"status": "active", "name": row, "sampling_params": tools, "assistant_tool_ids": row}).to_string(),
             tools: Some(json!([{"tool_name": row}]).to_string()),
             model: Some(tools.to_string()),
+            too_large: None,
         };
         let _ = row.head();
         let _ = row.decode();
