@@ -488,7 +488,7 @@ fn shown(read: Result<Vec<Record>, Error>) -> Result<Shown, Error> {
                 None => e.to_string(),
             },
             // A policy that takes too long is not somebody's bad luck: it is tried again with growing pauses.
-            passing: matches!(e.fault(), Fault::Locked | Fault::Passing) && !e.is_timeout(),
+            passing: matches!(e.fault(), Fault::Locked | Fault::Passing) && !e.is_canceled(),
         }),
         Err(e) => Err(e),
     }

@@ -450,6 +450,46 @@ async fn what_is_everybodys_trouble_is_held_against_no_agent() {
     }
 }
 
+/// As a statement that takes too long: no attempt at a batch with this agent in it comes to anything.
+#[tokio::test]
+async fn an_agent_that_cannot_be_synced_in_time_is_found_out_and_others_go_on() {
+    let db = TestDatabase::new().await;
+    let running = Running::serve(&db, ALL);
+    running.line("Startup sync summary").await;
+    db.execute(
+        "create function public.refuse() returns trigger language plpgsql as $$
+         begin raise exception 'too slow' using errcode = '57014'; end $$;
+         create trigger refuse before insert or update on langgraph_server.assistants
+           for each row when (new.name = 'slow') execute function public.refuse();
+         insert into public.agents (name, status) values ('slow', 'active');
+         insert into public.agents (name, status) select n::text, 'active' from generate_series(1, 20) n",
+    )
+    .await;
+    let slow: Uuid = db
+        .rows("select id from public.agents where name = 'slow'", &[])
+        .await[0]
+        .get(0);
+    let line = running.line("cannot be synced in time").await;
+    assert!(
+        line.contains(&slow.to_string()) && line.contains("57014"),
+        "{line}"
+    );
+    eventually("the others have theirs", || async {
+        match db.count("langgraph_server.assistants").await {
+            20 => Ok(()),
+            n => Err(format!("{n}")),
+        }
+    })
+    .await;
+    running.line("the change loop is working again").await;
+    // Its changes are still there.
+    let its = format!("agent_sync.outbox where key = '{slow}'");
+    assert_eq!(db.count(&its).await, 1);
+    db.execute("drop trigger refuse on langgraph_server.assistants")
+        .await;
+    db.converged().await;
+}
+
 #[tokio::test]
 async fn a_failing_agent_is_named_in_the_log_and_left_alone_until_its_retry_is_due() {
     let db = TestDatabase::new().await;

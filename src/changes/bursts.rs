@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::pace::Pace;
 use crate::ids::AgentId;
 use crate::outbox::{Change, Claimed};
 
@@ -26,6 +27,8 @@ const WINDOW: Duration = Duration::from_secs(1);
 pub struct Bursts {
     synced: HashMap<AgentId, Synced>,
     held: HashMap<AgentId, Instant>,
+    /// Whoever else is left, and for longer.
+    pub pace: Pace,
 }
 
 /// The syncs of one agent since the first of them, for [`WINDOW`].
@@ -41,7 +44,7 @@ impl Bursts {
     /// The agents to leave in the outbox for now.
     pub fn held(&mut self, now: Instant) -> Vec<AgentId> {
         self.held.retain(|_, until| *until > now);
-        self.held.keys().copied().collect()
+        self.held.keys().copied().chain(self.pace.left()).collect()
     }
 
     /// Takes out of a claim what is better left for later.

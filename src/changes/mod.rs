@@ -2,6 +2,7 @@
 
 pub mod bursts;
 pub mod listener;
+pub mod pace;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
-use crate::database::{BATCH, Client, DEADLINE, Error, begin};
+use crate::database::{Client, DEADLINE, Error, begin};
 use crate::doorbell::State;
 use crate::outbox::{self, Order};
 use crate::readiness::Readiness;
@@ -18,6 +19,7 @@ use crate::retry::Backoff;
 use crate::source::Shape;
 use crate::syncer::{Entrance, Syncer};
 use bursts::Bursts;
+use pace::Consequence;
 
 /// How often the source tables are looked at for what no trigger tells.
 const LOOK_AROUND: Duration = Duration::from_secs(30);
@@ -69,6 +71,9 @@ pub async fn run(syncer: &Syncer, readiness: &Readiness, shutdown: &Cancellation
                     error!(error = %e, "the change loop cannot work; it keeps trying, nothing is lost");
                 }
                 failing = true;
+                if bursts.pace.is_narrowing() {
+                    backoff.reset();
+                }
                 readiness.change_loop(Some(format!("the change loop cannot work: {e}")));
                 // Not sooner for a bell: it rings just as well while nothing works.
                 tokio::select! {
@@ -96,6 +101,7 @@ pub async fn drain(
     shutdown: &CancellationToken,
 ) -> Result<Drained, Error> {
     let mut client = syncer.database.client().await?;
+    bursts.pace.called_off();
     let (mut in_turns, mut turn, mut overdue) = (false, String::new(), 0);
     let mut looked_for_growth = false;
     loop {
@@ -110,7 +116,17 @@ pub async fn drain(
                 outbox::shared_pending(&client).await? && spread(syncer, &mut client).await?;
             Ok((drained, spread))
         };
-        let (drained, spread) = syncer.database.within(DEADLINE, step).await?;
+        let started = Instant::now();
+        let (drained, spread) = match syncer.database.within(DEADLINE, step).await {
+            Ok(step) => step,
+            Err(e) => {
+                if !is_put_off(syncer, bursts, &e, started).await || shutdown.is_cancelled() {
+                    return Err(e);
+                }
+                client = syncer.database.client().await?;
+                continue;
+            }
+        };
         match drained {
             Some(drained) => {
                 overdue += drained.overdue;
@@ -124,7 +140,7 @@ pub async fn drain(
             None if in_turns => in_turns = false,
             None => {
                 bursts.calm(Instant::now());
-                if !spread {
+                if !spread && !bursts.pace.try_slow(Instant::now()) {
                     break;
                 }
             }
@@ -145,6 +161,22 @@ pub async fn drain(
     Ok(Drained { next, overdue })
 }
 
+/// Whether an error is the fault of an agent alone, which is left out from now on.
+async fn is_put_off(syncer: &Syncer, bursts: &mut Bursts, error: &Error, started: Instant) -> bool {
+    if !syncer.database.is_too_much(error, started.elapsed()).await {
+        bursts.pace.called_off();
+        return false;
+    }
+    match bursts.pace.failed(Instant::now()) {
+        Consequence::PutOff(agent, delay) => {
+            let seconds = delay.as_secs();
+            error!(%agent, %error, "the agent cannot be synced in time, others go on without it; next try in {seconds} s");
+            true
+        }
+        Consequence::Again | Consequence::None => false,
+    }
+}
+
 /// One batch.
 struct DrainedBatch {
     /// Changes that had been waiting for longer than [`OVERDUE`].
@@ -162,16 +194,21 @@ async fn drain_batch(
     bursts: &mut Bursts,
     order: Order<'_>,
 ) -> Result<Option<DrainedBatch>, Error> {
+    bursts.pace.takes(Vec::new());
     let mut tx = begin(client).await?;
     let held = bursts.held(Instant::now());
-    let claimed = outbox::claim(&tx, order, &held, BATCH).await?;
+    let claimed = outbox::claim(&tx, order, &held, bursts.pace.at_most()).await?;
     if claimed.is_empty() {
         tx.rollback().await?;
         return Ok(None);
     }
     let claimed = bursts.admit(claimed, Instant::now());
     let drained = DrainedBatch {
-        overdue: claimed.overdue(OVERDUE),
+        // An edit of a slow agent was announced long ago.
+        overdue: match bursts.pace.is_trying_slow() {
+            true => 0,
+            false => claimed.overdue(OVERDUE),
+        },
         many: claimed.many,
         turn: claimed.turn.clone(),
     };
@@ -181,11 +218,13 @@ async fn drain_batch(
         tx.rollback().await?;
         return Ok(Some(drained));
     }
+    bursts.pace.takes(claimed.agents());
     let batch = syncer
         .sync(&mut tx, &claimed.agents(), Entrance::Change)
         .await?;
     outbox::settle(&tx, &claimed).await?;
     tx.commit().await?;
+    bursts.pace.succeeded();
     let synced = batch
         .outcomes
         .iter()

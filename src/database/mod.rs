@@ -40,6 +40,9 @@ const POOL_SIZE: usize = 6;
 /// thirty seconds.
 pub const DEADLINE: Duration = Duration::from_secs(45);
 
+/// How long a session of ours may sit idle in a transaction.
+const IDLE: Duration = Duration::from_secs(10);
+
 /// How long a step of taking a connection may last.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -123,6 +126,14 @@ impl Database {
                 )))
             }
         }
+    }
+
+    /// Whether work failed because it was too much, and not because the database is away: it took too long, and right after
+    /// that another connection is answered. (A session that sat idle for too long in a transaction, while we were busy
+    /// with what we had read in it, often just finds itself closed. Who is cut off sooner than that is nobody's fault.)
+    pub async fn is_too_much(&self, error: &Error, took: Duration) -> bool {
+        let too_long = error.is_canceled() || (error.fault() == Fault::Passing && took >= IDLE);
+        too_long && self.within(CONNECT_TIMEOUT, self.check()).await.is_ok()
     }
 
     /// What to say when a connection turned out to be dead by other means.
@@ -291,8 +302,8 @@ impl Error {
         matches!(self, Self::Postgres(e) if e.code() == Some(&SqlState::T_R_SERIALIZATION_FAILURE))
     }
 
-    /// Whether a statement took longer than it may.
-    pub fn is_timeout(&self) -> bool {
+    /// Whether the server has cut a statement short, as one that takes longer than it may.
+    pub fn is_canceled(&self) -> bool {
         matches!(self, Self::Postgres(e) if e.code() == Some(&SqlState::QUERY_CANCELED))
     }
 
