@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{error, info};
 
+use crate::changes::pace::{ALONE, SYSTEMIC};
 use crate::database::{BATCH, DEADLINE, Error, begin};
 use crate::ids::AgentId;
 use crate::scope::Scope;
@@ -52,14 +53,50 @@ pub async fn run(
         if agents.is_empty() {
             break;
         }
-        let batch = syncer.sync_now(&agents, Entrance::Pass).await?;
-        summary.add(Summary::of(&batch.outcomes));
+        sync(syncer, &agents, &mut summary).await?;
         last = agents.last().copied();
         if progress.is_due(Instant::now()) {
             info!("Startup sync so far: {summary}");
         }
     }
     Ok(summary)
+}
+
+/// Syncs the agents of a page. One that takes too long all by itself, again and again, is passed over; should none come
+/// through before the third of those, it is not the agents.
+async fn sync(syncer: &Syncer, agents: &[AgentId], summary: &mut Summary) -> Result<(), Error> {
+    let (mut chunks, mut attempts, mut failed) = (vec![agents], 0, 0);
+    while let Some(chunk) = chunks.pop() {
+        let started = Instant::now();
+        let error = match syncer.sync_now(chunk, Entrance::Pass).await {
+            Ok(batch) => {
+                summary.add(Summary::of(&batch.outcomes));
+                (attempts, failed) = (0, 0);
+                continue;
+            }
+            Err(error) => error,
+        };
+        if !syncer.database.is_too_much(&error, started.elapsed()).await {
+            return Err(error);
+        }
+        if let &[agent] = chunk {
+            attempts += 1;
+            if attempts < ALONE {
+                chunks.push(chunk);
+                continue;
+            }
+            (attempts, failed) = (0, failed + 1);
+            if failed >= SYSTEMIC {
+                return Err(error);
+            }
+            error!(%agent, %error, "the agent cannot be synced in time, the pass goes on without it");
+            summary.failed += 1;
+        } else {
+            let (left, right) = chunk.split_at(chunk.len() / 2);
+            chunks.extend([right, left]);
+        }
+    }
+    Ok(())
 }
 
 /// Says when a long pass has been silent for long enough.

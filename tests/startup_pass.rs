@@ -201,6 +201,28 @@ async fn a_first_pass_that_fails_is_survived_and_tried_again() {
         .await;
 }
 
+/// As a statement that takes too long.
+#[tokio::test]
+async fn a_pass_goes_on_without_an_agent_that_cannot_be_synced_in_time() {
+    let db = TestDatabase::new().await;
+    TestWorker::start(&db, &[]).await.stop().await;
+    db.execute(
+        "create function public.refuse() returns trigger language plpgsql as $$
+         begin raise exception 'too slow' using errcode = '57014'; end $$;
+         create trigger refuse before insert or update on langgraph_server.assistants
+           for each row when (new.name = '7') execute function public.refuse();
+         insert into public.agents (name, status) select n::text, 'active' from generate_series(1, 20) n;
+         truncate agent_sync.outbox",
+    )
+    .await;
+    let running = Running::serve(&db, ALL);
+    let line = running.line("the agent cannot be synced in time").await;
+    assert!(line.contains("57014"), "{line}");
+    running
+        .line("Startup sync summary: total=20 created=19 updated=0 skipped=0 failed=1")
+        .await;
+}
+
 #[tokio::test]
 async fn a_long_pass_says_how_far_it_is() {
     let db = TestDatabase::new().await;
