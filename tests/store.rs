@@ -304,3 +304,22 @@ async fn each_field_can_be_selected_alone() {
         worker.stop().await;
     }
 }
+
+#[tokio::test]
+async fn a_page_of_many_small_objects_is_as_large_as_it_is_in_memory() {
+    let db = TestDatabase::new().await;
+    let worker = TestWorker::start(&db, &[(ROBYN_DEV, "true")]).await;
+    db.execute(
+        r#"insert into langgraph_server.assistants (id, config, metadata)
+         select gen_random_uuid(), jsonb_build_object('x', (select jsonb_agg('{"": 0}'::jsonb) from generate_series(1, 60000))),
+           '{"owner": "dev"}'
+         from generate_series(1, 2)"#,
+    )
+    .await;
+    for (limit, status) in [(2, 422), (1, 200)] {
+        let body = json!({"limit": limit});
+        let answer = worker.request("POST", "/assistants/search", Some(&body));
+        assert_eq!(answer.await.0, status, "{limit}");
+    }
+    worker.stop().await;
+}

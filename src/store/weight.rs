@@ -11,7 +11,8 @@ use super::Assistant;
 /// every search that finds it would pay for that.
 pub const MAX_ASSISTANT: usize = 1 << 20;
 
-/// How much the fields of all assistants on a page may be together, in bytes of text. In memory that is a multiple.
+/// How much the fields of all assistants on a page may be together, in bytes of text; in memory that is a multiple. In the database
+/// small values count for more than their text (assistants_page.sql).
 pub const MAX_PAGE: usize = 16 << 20;
 
 /// A context that only mirrors `config.configurable` counts once, as a client sends it.
