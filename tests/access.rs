@@ -761,3 +761,26 @@ async fn another_servers_answers_do_not_count() {
         .expect("synced");
     assert_eq!(tenants.db.count("langgraph_server.assistants").await, 1);
 }
+
+/// What a user sees of an agent is less than there is, and no edit is under way that would explain it.
+#[tokio::test]
+async fn who_may_see_only_a_part_loses_the_whole() {
+    let tenants = Tenants::with(Authorize::Source, true).await;
+    let agent = tenants.agent;
+    tenants
+        .db
+        .execute(&format!(
+            "insert into public.mcp_tools (id, tool_name, endpoint_url) values ('{agent}', 't', 'https://tools.example');
+             insert into public.agent_mcp_tools values ('{agent}', '{agent}')"
+        ))
+        .await;
+    assert!(tenants.ask(tenants.alice).await.is_some());
+    tenants
+        .db
+        .execute(
+            "drop policy \"users manage tools\" on public.mcp_tools;
+             update public.agents set system_prompt = 'new'",
+        )
+        .await;
+    assert_eq!(tenants.sync(Entrance::Change).await, Outcome::Revoked);
+}

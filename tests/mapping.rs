@@ -77,6 +77,7 @@ fn a_key_that_cannot_be_kept_fails_its_agent() {
         agent: format!(r#"{{"sampling_params":{bag}}}"#),
         tools: None,
         model: None,
+        too_large: None,
     };
     let error = row.decode().expect_err("refused").to_string();
     assert_eq!(

@@ -760,3 +760,69 @@ async fn one_agent_that_makes_no_sense_spoils_nobodys_search() {
     assert_eq!((status, &answer["graph_id"]), (200, &json!("g")));
     worker.stop().await;
 }
+
+/// An agent that fails keeps what it said last, when it was another organization's.
+#[tokio::test]
+async fn what_an_agent_said_in_another_organization_is_not_shown_in_the_next() {
+    let tenants = Tenants::new().await;
+    let worker = tenants.worker(&[(SCOPE, "all")]).await;
+    let id = json!(tenants.secret);
+    tenants
+        .db
+        .execute(&format!(
+            "update public.agents set sampling_params = '[]', system_prompt = 'x', description = 'x',
+               organization_id = (select organization_id from public.agents where id = '{}') where id = '{}'",
+            tenants.own, tenants.secret
+        ))
+        .await;
+    eventually("the agent has failed", || async {
+        match tenants
+            .db
+            .count("agent_sync.ledger where state = 'failed'")
+            .await
+        {
+            1 => Ok(()),
+            n => Err(n.to_string()),
+        }
+    })
+    .await;
+    assert!(tenants.db.assistant(tenants.secret).await.is_some());
+    for user in [tenants.mallory, tenants.victim] {
+        assert_eq!(tenants.get(&worker, user, &id).await.0, 404);
+    }
+    worker.stop().await;
+}
+
+/// Whoever can write assistants can write whose they are; of ours, the ledger says it.
+#[tokio::test]
+async fn whose_a_synced_assistant_is_its_metadata_does_not_say() {
+    let tenants = Tenants::new().await;
+    let worker = tenants.worker(&[("AGENT_SYNC_RESYNC_INTERVAL", "0")]).await;
+    tenants
+        .lazily(&worker, tenants.victim, tenants.secret)
+        .await;
+    tenants
+        .db
+        .execute(&format!(
+            "update langgraph_server.assistants set metadata = metadata || '{{\"owner\": \"{}\"}}'",
+            tenants.mallory
+        ))
+        .await;
+    let id = json!(tenants.secret);
+    assert_eq!(tenants.get(&worker, tenants.mallory, &id).await.0, 404);
+    assert_eq!(tenants.get(&worker, tenants.victim, &id).await.0, 200);
+    let token = tenants.project.token(tenants.mallory);
+    let path = format!("/assistants/{}", tenants.secret);
+    for method in ["PATCH", "DELETE"] {
+        let (status, _) = worker
+            .request_as(&token, method, &path, Some(&json!({})))
+            .await;
+        assert_eq!(status, 404, "{method}");
+    }
+    let all = json!({"limit": 1000});
+    let (_, found) = worker
+        .request_as(&token, "POST", "/assistants/search", Some(&all))
+        .await;
+    assert_eq!(found, json!([]));
+    worker.stop().await;
+}

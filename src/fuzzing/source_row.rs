@@ -29,6 +29,7 @@ pub fn run(data: &[u8]) {
     let mut part = || lines.next().filter(|line| !line.is_empty());
     let row = Row {
         id: AgentId(Uuid::from_u128(7)),
+        too_large: None,
         agent,
         tools: part().map(str::to_owned),
         model: part().map(str::to_owned),
@@ -88,6 +89,7 @@ fn decoded(row: &Row, agent: Agent) {
     {
         let respelled = Row {
             id: row.id,
+            too_large: None,
             agent,
             tools: Some(tools),
             model: row.model.is_some().then_some(model),
