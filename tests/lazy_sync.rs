@@ -74,6 +74,25 @@ async fn the_answer_is_the_agents_assistant_with_its_mcp_servers() {
     worker.stop().await;
 }
 
+/// One more than a user may have of an agent is made as if the request named none.
+#[tokio::test]
+async fn who_has_ten_assistants_of_an_agent_gets_one_without_it() {
+    let (db, worker) = demo(DEV).await;
+    for n in 1..=11 {
+        let mut body = naming(REFUND_DESK);
+        body["assistant_id"] = json!(Uuid::new_v4());
+        let (status, made) = worker.create(body.clone()).await;
+        assert_eq!(
+            (status, &made["assistant_id"]),
+            (200, &body["assistant_id"])
+        );
+        let name = if n <= 10 { "Refund Desk" } else { "ignored" };
+        assert_eq!(made["name"], name, "{n}");
+    }
+    assert_eq!(db.count("agent_sync.ledger").await, 10);
+    worker.stop().await;
+}
+
 #[tokio::test]
 async fn a_lazily_synced_agent_is_kept_in_step_from_then_on() {
     let (db, worker) = demo(DEV).await;
