@@ -4,16 +4,18 @@
 //! The questions have a small pool of their own, since they are asked while a sync holds a connection of the other. A
 //! connection goes back only when the session is as it was before, so that nobody ever acts under another's name.
 
+mod identity;
+
 use std::collections::HashMap;
-use std::fmt;
 use std::time::Duration;
 
 use futures::future::join_all;
-use serde_json::{Map, Value, json};
 use tokio::time::{Instant, timeout_at};
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Row as Record};
 use uuid::Uuid;
+
+pub use identity::Identity;
 
 use crate::agent::{Agent, Head, Row};
 use crate::config::{self, Authorize};
@@ -50,71 +52,6 @@ const SETTINGS: [(&str, &str); 8] = [
     ("request.headers", "{}"),
     ("role", ROLE),
 ];
-
-/// A user, as the database's policies know them.
-#[derive(Clone, PartialEq)]
-pub struct Identity {
-    pub user: Uuid,
-    claims: Map<String, Value>,
-}
-
-impl Identity {
-    /// One who has just proven these claims.
-    pub fn verified(user: Uuid, claims: Map<String, Value>) -> Self {
-        Self { user, claims }
-    }
-
-    /// One who is not here, with what can be known of their claims.
-    pub fn absent(user: Uuid, app_metadata: Option<Value>, is_anonymous: Option<bool>) -> Self {
-        let mut claims = Map::new();
-        claims.insert("sub".to_owned(), json!(user));
-        claims.insert("role".to_owned(), json!(ROLE));
-        claims.insert("aud".to_owned(), json!(ROLE));
-        let known = [
-            ("app_metadata", app_metadata),
-            ("is_anonymous", is_anonymous.map(Value::Bool)),
-        ];
-        for (name, value) in known {
-            claims.extend(value.map(|value| (name.to_owned(), value)));
-        }
-        Self { user, claims }
-    }
-
-    /// `request.jwt.claims`, and a setting for each claim as PostgREST before version 9 had it: text as it is, all else as
-    /// JSON. A claim whose name cannot be a setting's had none there either.
-    fn settings(&self) -> (Vec<String>, Vec<String>) {
-        let legacy = self
-            .claims
-            .iter()
-            .filter(|(name, _)| is_identifier(name))
-            .map(|(name, value)| {
-                let text = value
-                    .as_str()
-                    .map_or_else(|| value.to_string(), str::to_owned);
-                (format!("request.jwt.claim.{name}"), text)
-            });
-        let whole = json!(self.claims).to_string();
-        // Text in a setting ends at a NUL, and none can be sent.
-        std::iter::once(("request.jwt.claims".to_owned(), whole))
-            .chain(legacy)
-            .filter(|(_, value)| !value.contains('\0'))
-            .unzip()
-    }
-}
-
-impl fmt::Debug for Identity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.user.fmt(f)
-    }
-}
-
-fn is_identifier(name: &str) -> bool {
-    let mut bytes = name.bytes();
-    bytes
-        .next()
-        .is_some_and(|first| first.is_ascii_alphabetic() || first == b'_')
-        && bytes.all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
-}
 
 /// Which of these agents may this user have?
 #[derive(Debug)]
