@@ -124,7 +124,7 @@ async fn large_assistants_are_written_with_several_statements() {
     TestWorker::start(&db, &[]).await.stop().await;
     db.execute(
         "create table public.statements (kind text);
-         create function public.count_statement() returns trigger language plpgsql as $$
+         create function public.count_statement() returns trigger language plpgsql security definer as $$
            begin insert into public.statements values (tg_op); return null; end $$;
          create trigger counted after insert or update on langgraph_server.assistants
            for each statement execute function public.count_statement();
