@@ -238,7 +238,7 @@ async fn warn_of_unknown_users(syncer: &Syncer) {
     };
     if let Ok(false) = looking.await {
         warn!(
-            "auth.users cannot be read: if policies of public.agents go by app_metadata, users lose their assistants at the next \
+            "auth.users is not there, or this role may not read it: if policies of public.agents go by app_metadata, users lose their assistants at the next \
              resync. Grant it (sql/roles.sql), or set {}=false",
             config::RECHECK_ACCESS
         );

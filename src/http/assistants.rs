@@ -297,5 +297,8 @@ pub fn problem(error: &Error) -> Problem {
 
 /// A value that a client sent, fit for a log.
 fn shortened(value: &Value) -> String {
-    value.to_string().chars().take(80).collect()
+    let text = value
+        .as_str()
+        .map_or_else(|| value.to_string(), str::to_owned);
+    text.chars().take(80).collect()
 }

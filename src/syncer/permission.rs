@@ -94,6 +94,12 @@ impl Syncer {
                 && written_for
                     .is_some_and(|entry| entry.organization_id != subject.organization_id);
             if is_claimant || self.access.recheck {
+                // Until there is an answer.
+                let unanswered = Verdict::Unknown {
+                    why: "nobody has answered".to_owned(),
+                    passing: true,
+                };
+                permissions.0.insert((owner.clone(), agent), unanswered);
                 asked.entry(owner).or_default().push(agent);
             } else if has_moved {
                 let moved = "the agent has moved to another organization";
