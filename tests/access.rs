@@ -110,6 +110,16 @@ impl Tenants {
         user
     }
 
+    async fn has_a_tool(&self) {
+        let agent = self.agent;
+        self.db
+            .execute(&format!(
+                "insert into public.mcp_tools (id, tool_name, endpoint_url) values ('{agent}', 't', 'https://tools.example');
+                 insert into public.agent_mcp_tools values ('{agent}', '{agent}')"
+            ))
+            .await;
+    }
+
     /// From now on a policy takes for ever about this user; and there is something to sync.
     async fn slow_for(&self, user: Uuid) {
         self.db
@@ -231,13 +241,7 @@ async fn who_may_not_read_every_mapped_column_may_not_have_the_agent() {
 async fn the_whole_source_may_be_asked_for() {
     let tenants = Tenants::with(Authorize::Source, true).await;
     let agent = tenants.agent;
-    tenants
-        .db
-        .execute(&format!(
-            "insert into public.mcp_tools (id, tool_name, endpoint_url) values ('{agent}', 't', 'https://tools.example');
-             insert into public.agent_mcp_tools values ('{agent}', '{agent}')"
-        ))
-        .await;
+    tenants.has_a_tool().await;
     assert!(tenants.may_have(tenants.alice).await);
     tenants
         .db
@@ -766,14 +770,7 @@ async fn another_servers_answers_do_not_count() {
 #[tokio::test]
 async fn who_may_see_only_a_part_loses_the_whole() {
     let tenants = Tenants::with(Authorize::Source, true).await;
-    let agent = tenants.agent;
-    tenants
-        .db
-        .execute(&format!(
-            "insert into public.mcp_tools (id, tool_name, endpoint_url) values ('{agent}', 't', 'https://tools.example');
-             insert into public.agent_mcp_tools values ('{agent}', '{agent}')"
-        ))
-        .await;
+    tenants.has_a_tool().await;
     assert!(tenants.ask(tenants.alice).await.is_some());
     tenants
         .db

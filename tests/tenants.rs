@@ -520,6 +520,18 @@ async fn a_squatted_id_is_never_filled_and_the_rightful_users_get_theirs() {
 }
 
 impl Tenants {
+    /// Waits until an agent has failed.
+    async fn one_has_failed(&self) {
+        eventually("the agent has failed", || async {
+            let failed = "agent_sync.ledger where state = 'failed'";
+            match self.db.count(failed).await {
+                1 => Ok(()),
+                n => Err(n.to_string()),
+            }
+        })
+        .await;
+    }
+
     async fn assert_nothing_stored_but_squatted(&self) {
         let leaked = format!(
             "langgraph_server.assistants as a where a.metadata ->> 'owner' = '{}' and a::text like '%{CANARY}%'",
@@ -726,17 +738,7 @@ async fn one_agent_that_makes_no_sense_spoils_nobodys_search() {
             tenants.own
         ))
         .await;
-    eventually("the agent has failed", || async {
-        match tenants
-            .db
-            .count("agent_sync.ledger where state = 'failed'")
-            .await
-        {
-            1 => Ok(()),
-            n => Err(n.to_string()),
-        }
-    })
-    .await;
+    tenants.one_has_failed().await;
     let token = tenants.project.token(tenants.victim);
     let search = json!({"sort_by": "name", "sort_order": "asc"});
     let (status, found) = worker
@@ -775,17 +777,7 @@ async fn what_an_agent_said_in_another_organization_is_not_shown_in_the_next() {
             tenants.own, tenants.secret
         ))
         .await;
-    eventually("the agent has failed", || async {
-        match tenants
-            .db
-            .count("agent_sync.ledger where state = 'failed'")
-            .await
-        {
-            1 => Ok(()),
-            n => Err(n.to_string()),
-        }
-    })
-    .await;
+    tenants.one_has_failed().await;
     assert!(tenants.db.assistant(tenants.secret).await.is_some());
     for user in [tenants.mallory, tenants.victim] {
         assert_eq!(tenants.get(&worker, user, &id).await.0, 404);
