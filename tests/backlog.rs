@@ -39,6 +39,7 @@ async fn a_bulk_edit_of_one_organization_does_not_keep_another_ones_edit_waiting
     let db = TestDatabase::new().await;
     let many = db.organization_of(3000).await;
     let few = db.organization_of(1).await;
+    db.forget_edits().await;
     TestWorker::start(&db, ALL).await.stop().await;
     for organization in [many, few] {
         db.execute(&format!(
@@ -75,6 +76,7 @@ async fn every_organization_gets_its_turn_whatever_changed_and_the_oldest_get_th
     for _ in 0..3 {
         few.push(db.organization_of(2).await);
     }
+    db.forget_edits().await;
     TestWorker::start(&db, ALL).await.stop().await;
     let of = |organization: Uuid| format!("organization_id = '{organization}'");
     for kind in ["links", "updates", "deletes"] {
@@ -189,6 +191,7 @@ async fn a_change_that_is_spread_keeps_the_turns() {
 async fn an_outbox_that_grew_for_weeks_is_collapsed_into_one_look_at_everything() {
     let db = TestDatabase::new().await;
     db.execute(agent_sync::demo::DATA).await;
+    db.forget_edits().await;
     TestWorker::start(&db, ALL).await.stop().await;
     // The last change of all is the only one that matters; a retry keeps its pause.
     db.execute(
@@ -225,6 +228,7 @@ async fn an_outbox_that_grew_for_weeks_is_collapsed_into_one_look_at_everything(
 #[tokio::test]
 async fn a_bulk_edit_is_drained_and_not_collapsed() {
     let db = TestDatabase::new().await;
+    db.forget_edits().await;
     TestWorker::start(&db, ALL).await.stop().await;
     db.execute(
         "insert into public.agents (name, status) select 'a' || n, 'draft' from generate_series(1, 11000) as n;
