@@ -69,6 +69,7 @@ begin
         -- Claiming locks rows, which takes `update` on some column; this one cannot be changed, being generated always.
         ('agent_sync.outbox', 'select, insert, delete, update (id)'),
         ('agent_sync.ledger', 'select, insert, update, delete'),
+        ('agent_sync.leases', 'select, insert, update, delete'),
         ('langgraph_server.assistants', 'select, insert, update, delete')
     ), columns (relation, name, privilege) as (
       values

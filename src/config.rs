@@ -1,6 +1,7 @@
 //! Environment → [`Config`]. Pure: it is given the variables, and reports all problems in one go.
 
 mod authentication;
+mod store;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,6 +17,11 @@ use crate::scope::{Scope, ScopeError};
 pub use authentication::{
     ALLOW_ANONYMOUS, ALLOW_SERVICE_ROLE, Authentication, SUPABASE_JWKS_URL, SUPABASE_JWT_SECRET,
     SUPABASE_URL, Secret,
+};
+
+pub use store::{
+    LANGGRAPH_API_KEY, LANGGRAPH_API_URL, LANGGRAPH_HEADERS, LANGGRAPH_TIMEOUT, LangGraph, STORE,
+    Store,
 };
 
 pub const DATABASE_URL: &str = "DATABASE_URL";
@@ -58,8 +64,10 @@ impl Default for Settings {
 
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// `None`: in-memory mode.
+    /// `None`: nothing is synced.
     pub database: Option<DatabaseUrl>,
+    /// Where assistants live.
+    pub store: Store,
     /// A scope that cannot be understood is not fatal: the pass is skipped, the worker runs.
     pub scope: Result<Scope, ScopeError>,
     /// Lazy sync for everybody, without a tenant check.
@@ -171,8 +179,10 @@ impl Config {
             variables,
             problems: Vec::new(),
         };
+        let database = reader.optional(DATABASE_URL, database_url);
         let config = Self {
-            database: reader.optional(DATABASE_URL, database_url),
+            store: Store::read(&mut reader, database.is_some()),
+            database,
             scope: reader.text(SCOPE).unwrap_or_default().parse(),
             dev: reader.with_default(ROBYN_DEV, "false", boolean),
             authentication: Authentication::read(&mut reader),
@@ -300,6 +310,13 @@ fn interval(text: &str) -> Result<Option<Duration>, String> {
         Err(_) => Err(format!(
             "`{text}` is not an interval like 10m, 1h or 90s, nor 0 for never"
         )),
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    match interval(text)? {
+        Some(duration) => Ok(duration),
+        None => Err("it must be more than 0".to_owned()),
     }
 }
 

@@ -69,7 +69,17 @@ pub async fn read(
         .collect()
 }
 
+/// These were just written.
 pub async fn synced(tx: &Transaction<'_>, written: &[Written]) -> Result<(), Error> {
+    enter(tx, sql!("ledger_synced"), written).await
+}
+
+/// These are about to be written for the first time.
+pub async fn intended(tx: &Transaction<'_>, written: &[Written]) -> Result<(), Error> {
+    enter(tx, sql!("ledger_intended"), written).await
+}
+
+async fn enter(tx: &Transaction<'_>, statement: &str, written: &[Written]) -> Result<(), Error> {
     if written.is_empty() {
         return Ok(());
     }
@@ -80,7 +90,7 @@ pub async fn synced(tx: &Transaction<'_>, written: &[Written]) -> Result<(), Err
     let content_hashes: Vec<_> = written.iter().map(|w| w.content_hash.as_slice()).collect();
     let row_hashes: Vec<_> = written.iter().map(|w| w.row_hash.as_slice()).collect();
     tx.execute_typed(
-        sql!("ledger_synced"),
+        statement,
         &[
             (&assistants, Type::UUID_ARRAY),
             (&agents, Type::UUID_ARRAY),

@@ -3,12 +3,13 @@
 use std::process::ExitCode;
 
 use agent_sync::cli::{Cli, Command};
-use agent_sync::config::{Config, DATABASE_URL, ON_REMOVE, OnRemove, SCOPE, Variables};
+use agent_sync::config::{
+    Config, DATABASE_URL, ON_REMOVE, OnRemove, SCOPE, STORE, Store, Variables,
+};
 use agent_sync::database::{Database, migrations};
 use agent_sync::pass::{self, Extent};
 use agent_sync::removals::MaxRemovals;
 use agent_sync::scope::Scope;
-use agent_sync::syncer::Syncer;
 use agent_sync::worker::{self, Worker};
 use agent_sync::{demo, telemetry};
 use clap::Parser;
@@ -97,6 +98,12 @@ async fn sync(
     let Some(database) = database(&config) else {
         return Ok(ExitCode::from(EXIT_CONFIGURATION));
     };
+    if config.store == Store::Memory {
+        eprintln!(
+            "agent-sync: {STORE}=memory: assistants are in the memory of `agent-sync serve`, which nobody else can write to"
+        );
+        return Ok(ExitCode::from(EXIT_CONFIGURATION));
+    }
     // A scope that is named is all that is looked at. Without one, a worker's own pass: the agents of its scope, and all
     // that have an assistant of ours. So a removal is let go wherever it is held, and no other scope comes into being.
     let extent = match scope {
@@ -117,7 +124,7 @@ async fn sync(
     if allow_removals {
         config.sync.max_removals = MaxRemovals::Unlimited;
     }
-    let syncer = Syncer::new(database, worker::access(&config), config.sync.clone());
+    let syncer = worker::syncer(&config, database, worker::place(&config));
     let left = worker::prepare(&config, &syncer).await?;
     if !left.locked.is_empty() {
         warn!(

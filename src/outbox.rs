@@ -53,10 +53,9 @@ impl Claimed {
             .count()
     }
 
-    fn rows(&self) -> Vec<i64> {
-        self.changes
-            .values()
-            .flatten()
+    fn rows(&self, is_done: impl Fn(AgentId) -> bool) -> Vec<i64> {
+        let done = self.changes.iter().filter(|(agent, _)| is_done(**agent));
+        done.flat_map(|(_, changes)| changes)
             .map(|change| change.id)
             .chain(self.senseless.iter().copied())
             .collect()
@@ -127,9 +126,13 @@ pub async fn claim(
     Ok(claimed)
 }
 
-/// The changes were dealt with. Only what was claimed goes: what came in since was not read.
-pub async fn settle(tx: &Transaction<'_>, claimed: &Claimed) -> Result<(), Error> {
-    delete(tx, &claimed.rows()).await
+/// The changes of these agents were dealt with. Only what was claimed goes: what came in since was not read.
+pub async fn settle(
+    tx: &Transaction<'_>,
+    claimed: &Claimed,
+    is_done: impl Fn(AgentId) -> bool,
+) -> Result<(), Error> {
+    delete(tx, &claimed.rows(is_done)).await
 }
 
 /// Takes pending retries of these agents out.

@@ -26,9 +26,9 @@ pub struct Entry {
     pub organization_id: Option<Uuid>,
     pub owner: String,
     pub state: State,
-    /// Of the content last written. `None`: no assistant of ours stands under this id.
+    /// Of the content last written. `None`: no assistant of ours is known to stand under this id.
     pub content_hash: Option<Vec<u8>>,
-    /// The fingerprint of the row as it was left.
+    /// The fingerprint of the row as it was left; without a content hash, of what was sent and never answered for.
     pub row_hash: Option<Vec<u8>>,
 }
 
@@ -49,6 +49,8 @@ pub struct Existing {
     /// What its metadata says.
     pub owner: Option<String>,
     pub row_hash: Vec<u8>,
+    /// The keys of its metadata that are not ours to set, where whoever writes it needs to know.
+    pub foreign: Vec<String>,
 }
 
 /// What was read about the assistants of the agents at hand.
@@ -122,6 +124,18 @@ pub struct Planned<'a> {
     pub assistant: Assistant<'a>,
     pub content_hash: Vec<u8>,
     pub step: Step,
+}
+
+impl Entry {
+    /// Whether an assistant of ours may stand under the id.
+    pub fn may_stand(&self) -> bool {
+        self.content_hash.is_some() || self.row_hash.is_some()
+    }
+
+    /// Whether what stands there is ours: it was written, or it says just what was sent and never answered for.
+    fn has(&self, row: &Existing) -> bool {
+        self.content_hash.is_some() || self.row_hash.as_deref() == Some(&row.row_hash)
+    }
 }
 
 impl Step {
@@ -256,7 +270,7 @@ pub fn step(wanted: &Assistant<'_>, hash: &[u8], observed: &Observed) -> Step {
         return Step::Create;
     };
     match entry {
-        Some(entry) if entry.content_hash.is_some() => {
+        Some(entry) if entry.has(row) => {
             let untouched = entry.row_hash.as_deref() == Some(&row.row_hash);
             if entry.owner != wanted.owner {
                 Step::HandOver
@@ -309,16 +323,16 @@ impl Observed {
     fn can_have(&self, agent: AgentId, id: AssistantId) -> bool {
         match (self.entries.get(&id), self.existing.get(&id)) {
             (Some(entry), _) if entry.agent_id != agent => false,
-            (
-                Some(Entry {
-                    content_hash: Some(_),
-                    ..
-                }),
-                _,
-            )
-            | (_, None) => true,
+            (_, None) => true,
+            (Some(entry), Some(row)) if entry.has(row) => true,
             (_, Some(row)) => row.owner.as_deref() == Some(SYSTEM),
         }
+    }
+
+    /// Whether an assistant of ours stands under the id of this entry.
+    pub fn stands(&self, entry: &Entry) -> bool {
+        let row = self.existing.get(&entry.assistant_id);
+        row.is_some_and(|row| entry.has(row))
     }
 }
 
@@ -352,6 +366,7 @@ mod tests {
                 Existing {
                     owner: Some((*owner).to_owned()),
                     row_hash: vec![1],
+                    foreign: vec![],
                 },
             )
         });
@@ -465,6 +480,26 @@ mod tests {
             row.row_hash = vec![2];
         }
         assert_eq!(step_of(AGENT, id, "alice", &observed), Step::Update);
+        observed.existing.clear();
+        assert_eq!(step_of(AGENT, id, "alice", &observed), Step::Create);
+    }
+
+    #[test]
+    fn what_was_sent_and_never_answered_for_is_ours_if_it_says_just_that() {
+        let id = AGENT.canonical();
+        let mut sent = entry(AGENT, id, "alice", State::Failed);
+        sent.row_hash = Some(vec![1]);
+        let mut observed = observed(vec![sent.clone()], &[(id, "alice")]);
+        assert!(observed.stands(&sent));
+        assert_eq!(step_of(AGENT, id, "alice", &observed), Step::Update);
+        if let Some(row) = observed.existing.get_mut(&id) {
+            row.row_hash = vec![2];
+        }
+        assert!(!observed.stands(&sent));
+        assert_eq!(
+            step_of(AGENT, id, "alice", &observed),
+            Step::Conflict { known: false }
+        );
         observed.existing.clear();
         assert_eq!(step_of(AGENT, id, "alice", &observed), Step::Create);
     }

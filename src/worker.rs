@@ -25,7 +25,7 @@ use crate::pass::{self, Extent};
 use crate::readiness::Readiness;
 use crate::retry::{self, Backoff};
 use crate::scope::{Scope, ScopeError};
-use crate::store::{Store, memory::Memory};
+use crate::store::{Place, Store, langgraph::Server};
 use crate::syncer::{self, Syncer};
 
 /// How long what is in hand may take once the worker was told to stop.
@@ -95,9 +95,10 @@ impl Worker {
         } = self;
         let tasks = TaskTracker::new();
         let database = config.database.as_ref().map(Database::new);
+        let place = place(&config);
         let syncer = database
             .clone()
-            .map(|database| Arc::new(Syncer::new(database, access(&config), config.sync.clone())));
+            .map(|database| Arc::new(syncer(&config, database, place.clone())));
 
         let admin_api = http::admin::Admin {
             readiness: readiness.clone(),
@@ -119,7 +120,11 @@ impl Worker {
         let keys = authenticator.clone();
         tasks.spawn(keys.keep_keys(readiness.clone(), shutdown.clone()));
         let api = http::assistants::Assistants {
-            store: database.map_or_else(|| Store::Memory(Memory::default()), Store::Postgres),
+            store: match (place, database) {
+                (Place::Memory(memory), _) => Store::Memory(memory),
+                (_, Some(database)) => Store::Postgres(database),
+                (_, None) => Store::Memory(Arc::default()),
+            },
             syncer: syncer.clone(),
             authenticator,
         };
@@ -159,8 +164,22 @@ impl Worker {
     }
 }
 
+/// Where assistants live.
+pub fn place(config: &Config) -> Place {
+    match &config.store {
+        config::Store::Postgres => Place::Table,
+        config::Store::Memory => Place::Memory(Arc::default()),
+        config::Store::LangGraph(server) => Place::Server(Arc::new(Server::new(server))),
+    }
+}
+
+/// What syncs, as it is configured.
+pub fn syncer(config: &Config, database: Database, place: Place) -> Syncer {
+    Syncer::new(database, access(config), config.sync.clone()).writing_to(place)
+}
+
 /// How users' access to agents is decided.
-pub fn access(config: &Config) -> Access {
+fn access(config: &Config) -> Access {
     let Tenancy {
         authenticator,
         authorize,
@@ -225,6 +244,7 @@ async fn keep_synced(
         _ = work => {}
         () = listener::run(url, &syncer.database, &syncer.doorbell) => {}
         () = syncer.write_back.retry() => {}
+        () = syncer.place().watch() => {}
     }
 }
 
@@ -341,14 +361,39 @@ async fn passes(
             }
         }
     }
-    while let Some(interval) = config.resync_interval {
+    let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
+    let mut again = false;
+    loop {
+        let wait = match again {
+            true => Some(backoff.pause()),
+            false => config.resync_interval.map(retry::jittered),
+        };
         tokio::select! {
-            () = tokio::time::sleep(retry::jittered(interval)) => {}
+            () = sleep(wait) => {}
+            () = syncer.place().lost() => {
+                info!("the LangGraph server may have lost assistants: all agents are looked at");
+                again = true;
+            }
             () = shutdown.cancelled() => return,
         }
-        if let Err(e) = resync(config, syncer, shutdown).await {
-            error!(error = %e, "the resync failed, the next one is due in {}", humantime::format_duration(interval));
+        match resync(config, syncer, shutdown).await {
+            Ok(()) => {
+                again = false;
+                backoff.reset();
+            }
+            Err(e) if again => error!(error = %e, "the resync failed, it is tried again"),
+            Err(e) => {
+                error!(error = %e, "the resync failed, and is done again at the next interval")
+            }
         }
+    }
+}
+
+/// `None`: for ever.
+async fn sleep(wait: Option<Duration>) {
+    match wait {
+        Some(wait) => tokio::time::sleep(wait).await,
+        None => std::future::pending().await,
     }
 }
 

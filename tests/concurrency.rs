@@ -1,5 +1,6 @@
 //! The three races that the design calls tried, each with its interleaving forced; and the locks we take on agents.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use agent_sync::changes::bursts::{self, Bursts};
 use agent_sync::changes::{self};
 use agent_sync::config::{SCOPE, Settings};
 use agent_sync::outbox;
-use agent_sync::store::batch::{self as store, How, Write};
+use agent_sync::store::batch::{How, Target, Write};
 use agent_sync::syncer::{Entrance, Syncer};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -501,10 +502,12 @@ async fn written(tx: &tokio_postgres::Transaction<'_>, agent: Uuid, how: How) ->
         how,
         foreign: None,
     };
-    !store::write(tx, &[write])
+    let id = write.assistant.id;
+    Target::Table(tx)
+        .write(&[write], &HashMap::new())
         .await
         .expect("no wait")
-        .is_empty()
+        .is_done(id)
 }
 
 /// The statements that could wait for somebody's row do not: each passes over it and says so.
@@ -546,12 +549,8 @@ async fn rows_that_others_hold_are_passed_over_not_waited_for() {
         .expect("no wait");
     assert_eq!(left.len(), 1, "the write-back is to be tried again");
     let id = agent_sync::ids::AssistantId(agent);
-    assert!(
-        store::delete(&tx, &[id])
-            .await
-            .expect("no wait")
-            .contains(&id)
-    );
+    let deleted = Target::Table(&tx).delete(&[id]).await.expect("no wait");
+    assert!(!deleted.is_done(id));
     assert!(!written(&tx, agent, How::Update).await);
     outbox::clear_retries(&tx, &[agent_sync::ids::AgentId(agent)])
         .await

@@ -27,6 +27,7 @@ mod listener;
 mod mapping;
 mod migrations;
 mod ownership;
+mod places;
 mod properties;
 mod removals;
 mod requests;

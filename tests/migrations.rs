@@ -30,7 +30,10 @@ async fn it_can_run_again_and_several_times_at_once() {
             .await,
         20
     );
-    assert_eq!(db.count("agent_sync.migrations").await, 3);
+    assert_eq!(
+        db.count("agent_sync.migrations").await,
+        i64::from(migrations::LATEST)
+    );
 }
 
 #[tokio::test]
@@ -64,20 +67,26 @@ async fn a_worker_that_may_not_migrate_says_what_is_missing_and_goes_on_when_it_
         ("AGENT_SYNC_AUTO_MIGRATE", "false"),
     ])
     .await;
-    let says = |text: &'static str| {
+    let says = |text: String| {
         let admin = worker.admin;
-        move || async move {
-            let (status, body) = request(admin, "GET", "/ready", None).await;
-            if status == 503 && body.to_string().contains(text) {
-                Ok(())
-            } else {
-                Err(format!("{status} {body}"))
+        move || {
+            let text = text.clone();
+            async move {
+                let (status, body) = request(admin, "GET", "/ready", None).await;
+                if status == 503 && body.to_string().contains(&text) {
+                    Ok(())
+                } else {
+                    Err(format!("{status} {body}"))
+                }
             }
         }
     };
     eventually(
         "it says what is missing",
-        says("schema agent_sync is at version 0, needed is 3"),
+        says(format!(
+            "schema agent_sync is at version 0, needed is {}",
+            migrations::LATEST
+        )),
     )
     .await;
     db.execute_as_worker(&migrations::script()).await;
@@ -407,7 +416,7 @@ async fn the_printed_script_is_all_or_nothing_and_holds_up_no_edit() {
     let agent = db.agent("a").await;
     let editor = db.connect().await;
     let edit = format!("update public.agents set name = name || '!' where id = '{agent}'");
-    for version in [1, 3] {
+    for version in [1, i64::from(migrations::LATEST)] {
         editor
             .batch_execute(&format!("begin; {edit}"))
             .await

@@ -1,5 +1,7 @@
 //! What the store promises while others work on the same rows, and what it does not let grow.
 
+use std::sync::Arc;
+
 use agent_sync::config::{MAX_BODY, ROBYN_DEV};
 use agent_sync::ids::AssistantId;
 use agent_sync::store::memory::Memory;
@@ -247,7 +249,7 @@ async fn a_page_that_is_too_large_is_refused_and_its_parts_are_not() {
 
 #[tokio::test]
 async fn in_memory_a_page_that_is_too_large_is_refused_too() {
-    let store = Store::Memory(Memory::default());
+    let store = Store::Memory(Arc::new(Memory::default()));
     let object = |value: Value| value.as_object().cloned().expect("an object");
     for _ in 0..18 {
         let new = New {

@@ -17,7 +17,7 @@ use crate::outbox::{self, Order};
 use crate::readiness::Readiness;
 use crate::retry::Backoff;
 use crate::source::Shape;
-use crate::syncer::{Entrance, Syncer};
+use crate::syncer::Syncer;
 use bursts::Bursts;
 use pace::Consequence;
 
@@ -100,6 +100,8 @@ pub async fn drain(
     bursts: &mut Bursts,
     shutdown: &CancellationToken,
 ) -> Result<Drained, Error> {
+    // Before anything is claimed that could not be written.
+    syncer.place().check()?;
     let mut client = syncer.database.client().await?;
     bursts.pace.called_off();
     let (mut in_turns, mut turn, mut overdue) = (false, String::new(), 0);
@@ -195,9 +197,11 @@ async fn drain_batch(
     order: Order<'_>,
 ) -> Result<Option<DrainedBatch>, Error> {
     bursts.pace.takes(Vec::new());
-    let mut tx = begin(client).await?;
-    let held = bursts.held(Instant::now());
-    let claimed = outbox::claim(&tx, order, &held, bursts.pace.at_most()).await?;
+    let tx = begin(client).await?;
+    let mut held = bursts.held(Instant::now());
+    held.extend(syncer.leased(&tx).await?);
+    let at_most = bursts.pace.at_most().min(syncer.batch_size());
+    let claimed = outbox::claim(&tx, order, &held, at_most).await?;
     if claimed.is_empty() {
         tx.rollback().await?;
         return Ok(None);
@@ -219,11 +223,7 @@ async fn drain_batch(
         return Ok(Some(drained));
     }
     bursts.pace.takes(claimed.agents());
-    let batch = syncer
-        .sync(&mut tx, &claimed.agents(), Entrance::Change)
-        .await?;
-    outbox::settle(&tx, &claimed).await?;
-    tx.commit().await?;
+    let batch = syncer.sync_claimed(tx, &claimed).await?;
     bursts.pace.succeeded();
     let synced = batch
         .outcomes

@@ -132,6 +132,9 @@ impl Database {
     /// that another connection is answered. (A session that sat idle for too long in a transaction, while we were busy
     /// with what we had read in it, often just finds itself closed. Who is cut off sooner than that is nobody's fault.)
     pub async fn is_too_much(&self, error: &Error, took: Duration) -> bool {
+        if matches!(error, Error::Server { .. }) {
+            return false;
+        }
         let too_long = error.is_canceled() || (error.fault() == Fault::Passing && took >= IDLE);
         too_long && self.within(CONNECT_TIMEOUT, self.check()).await.is_ok()
     }
@@ -252,6 +255,9 @@ pub enum Error {
     Postgres(tokio_postgres::Error),
     #[error("{0}")]
     Setup(String),
+    /// Of the LangGraph server on which assistants live. Decided where it is asked.
+    #[error("the LangGraph server: {why}")]
+    Server { why: String, fault: Fault },
     /// The schema is at this version, a newer worker's.
     #[error(
         "schema agent_sync is at version {0}, and this agent-sync knows only up to {latest}: upgrade it",
@@ -285,6 +291,7 @@ impl Error {
         let code = match self {
             Self::Pool(_) => return Fault::Passing,
             Self::Setup(_) | Self::Newer(_) => return Fault::Setup,
+            Self::Server { fault, .. } => return *fault,
             Self::Postgres(e) => e.code().map(SqlState::code),
         };
         // By class: https://www.postgresql.org/docs/current/errcodes-appendix.html

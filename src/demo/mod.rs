@@ -32,6 +32,7 @@ pub async fn run(
 
     let mut config = Config {
         database: Some(url.parse::<DatabaseUrl>()?),
+        store: config::Store::Postgres,
         scope: Ok(Scope::All),
         dev: true,
         // What the demo prints is tried without a token.

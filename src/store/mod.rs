@@ -2,9 +2,14 @@
 //! agents in batches, in the transaction that also moves the ledger and the outbox ([`batch`]).
 
 pub mod batch;
+pub mod fingerprint;
+pub mod langgraph;
 pub mod memory;
 mod postgres;
+mod table;
 pub mod weight;
+
+use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
@@ -152,6 +157,19 @@ pub struct Viewer {
     pub agents: Option<Vec<(AgentId, Option<Uuid>)>>,
 }
 
+impl Viewer {
+    /// As assistants_search.sql has it.
+    fn may_see(&self, found: &Found) -> bool {
+        match found.shared() {
+            Some(shared) if self.owner != SYSTEM => self
+                .agents
+                .as_ref()
+                .is_none_or(|agents| agents.contains(&(shared.agent, shared.organization_id))),
+            _ => found.is_of(&self.owner),
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Page {
     pub limit: i64,
@@ -171,8 +189,63 @@ pub enum Order {
 
 #[derive(Debug)]
 pub enum Store {
-    Memory(memory::Memory),
+    Memory(Arc<memory::Memory>),
     Postgres(database::Database),
+}
+
+/// Where the assistants of agents are written.
+#[derive(Debug, Clone, Default)]
+pub enum Place {
+    /// `langgraph_server.assistants`, in the agents' own database.
+    #[default]
+    Table,
+    Memory(Arc<memory::Memory>),
+    Server(Arc<langgraph::Server>),
+}
+
+impl Place {
+    /// Unless it is in the database, and so in the transaction in which agents are read.
+    pub fn beyond(&self) -> Option<batch::Target<'_>> {
+        match self {
+            Self::Table => None,
+            Self::Memory(memory) => Some(batch::Target::Memory(memory)),
+            Self::Server(server) => Some(batch::Target::Server(server)),
+        }
+    }
+
+    /// Whether anything may be written at the moment.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check(&self) -> Result<(), database::Error> {
+        match self {
+            Self::Table | Self::Memory(_) => Ok(()),
+            Self::Server(server) => server.check(),
+        }
+    }
+
+    /// Returns when assistants of ours seem to be gone.
+    pub async fn lost(&self) {
+        match self {
+            Self::Table | Self::Memory(_) => std::future::pending().await,
+            Self::Server(server) => server.lost().await,
+        }
+    }
+
+    /// Looks whether they are. Runs until it is dropped.
+    pub async fn watch(&self) {
+        match self {
+            Self::Table | Self::Memory(_) => std::future::pending().await,
+            Self::Server(server) => server.watch().await,
+        }
+    }
+
+    /// Assistants of ours turned out to be gone.
+    pub fn is_lost(&self) {
+        if let Self::Server(server) = self {
+            server.is_lost();
+        }
+    }
 }
 
 impl Store {

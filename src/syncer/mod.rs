@@ -9,7 +9,12 @@
 //! 4. *write* assistants and ledger,
 //! 5. *delete* what was claimed (the change loop only), *commit*,
 //! 6. *write back* ([`crate::write_back`]), outside the transaction: it is the only lock that an editor could wait for.
+//!
+//! Where assistants live outside the database, the transaction falls into several ([`beyond`]), and a lease takes the lock's place.
 
+mod beyond;
+mod decide;
+mod lease;
 mod outcome;
 mod permission;
 mod reach;
@@ -20,26 +25,25 @@ use deadpool_postgres::Transaction;
 use tokio::sync::Semaphore;
 use tokio_postgres::types::Type;
 
+use decide::{Existence, Seen};
 pub use outcome::{Batch, Outcome, Summary};
-use permission::Subject;
 pub use reach::stored_scope;
 use reach::{Reach, is_in_scope, shared_scope};
 pub use release::Released;
 use work::Work;
 
-use crate::access::{Access, Verdict};
-use crate::agent::{DecodeError, Head};
-use crate::assistant::Content;
-use crate::config::{OnRemove, Settings};
+use crate::access::Access;
+use crate::config::Settings;
 use crate::database::{Client, DEADLINE, Database, Error, Fault, begin};
 use crate::doorbell::Doorbell;
-use crate::ids::{AgentId, AssistantId};
-use crate::ledger;
-use crate::plan::{self, Answer, Claim, Observed, Planned};
-use crate::removals::{Guard, Removals};
+use crate::ids::AgentId;
+use crate::outbox::{self, Claimed};
+use crate::plan::Claim;
+use crate::removals::Guard;
 use crate::source::{Shape, Source};
 use crate::sql;
-use crate::store::batch as assistants;
+use crate::store::Place;
+use crate::store::batch::Target;
 use crate::write_back::WriteBack;
 
 /// How many agents of a batch may be refused for a reason that an operator has to mend (a missing privilege, say) while
@@ -59,6 +63,7 @@ pub struct Syncer {
     pub doorbell: Doorbell,
     guard: Guard,
     settings: Settings,
+    place: Place,
     /// Requests leave connections to everybody else.
     requests: Semaphore,
 }
@@ -89,12 +94,6 @@ enum Stage {
     Writing,
 }
 
-/// An active agent, mapped.
-struct Active {
-    head: Head,
-    content: Content,
-}
-
 impl Syncer {
     pub fn new(database: Database, access: Access, settings: Settings) -> Self {
         let write_back = WriteBack::new(database.clone());
@@ -106,7 +105,26 @@ impl Syncer {
             doorbell: Doorbell::default(),
             guard: Guard::new(settings.max_removals),
             settings,
+            place: Place::Table,
             requests: Semaphore::new(REQUESTS),
+        }
+    }
+
+    /// The same, for assistants that live elsewhere.
+    pub fn writing_to(self, place: Place) -> Self {
+        Self { place, ..self }
+    }
+
+    /// Where assistants live.
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// How many agents are synced together at most.
+    pub fn batch_size(&self) -> usize {
+        match self.place.beyond() {
+            None => crate::database::BATCH,
+            Some(_) => beyond::BATCH,
         }
     }
 
@@ -122,6 +140,11 @@ impl Syncer {
                     Entrance::Request(_) => self.requests.acquire().await.ok(),
                     Entrance::Pass | Entrance::Change => None,
                 };
+                if let Some(target) = self.place.beyond() {
+                    let batch = self.sync_beyond(target, agents, entrance).await?;
+                    self.finish(&batch).await?;
+                    return Ok(batch);
+                }
                 let mut client = self.database.client().await?;
                 let mut tx = begin(&mut client).await?;
                 let batch = self.sync(&mut tx, agents, entrance).await?;
@@ -131,6 +154,22 @@ impl Syncer {
                 Ok(batch)
             })
             .await
+    }
+
+    /// Syncs the agents of changes that this transaction has claimed, and takes those off the outbox.
+    pub async fn sync_claimed(
+        &self,
+        mut tx: Transaction<'_>,
+        claimed: &Claimed,
+    ) -> Result<Batch, Error> {
+        if let Some(target) = self.place.beyond() {
+            return self.sync_claimed_beyond(target, tx, claimed).await;
+        }
+        let agents = claimed.agents();
+        let batch = self.sync(&mut tx, &agents, Entrance::Change).await?;
+        outbox::settle(&tx, claimed, |_| true).await?;
+        tx.commit().await?;
+        Ok(batch)
     }
 
     /// Locks the agents and makes their assistants what they should be, within the caller's transaction.
@@ -195,7 +234,7 @@ impl Syncer {
                 let in_scope = is_in_scope(tx, &shape, &reach, agent).await?;
                 work.fail(agent, error.to_string(), in_scope);
             }
-            let retries = work.write(tx).await?;
+            let retries = work.record(tx).await?;
             failed.add(Batch {
                 outcomes: work.outcomes.into_iter().collect(),
                 retries,
@@ -234,187 +273,41 @@ impl Syncer {
         agents: &[AgentId],
         entrance: Entrance<'_>,
     ) -> Result<Batch, (Stage, Error)> {
-        let claim = entrance.claim();
-        let reading = |e| (Stage::Reading, e);
-        let writing = |e| (Stage::Writing, e);
-
-        let mut ids: Vec<AssistantId> = agents.iter().map(|agent| agent.canonical()).collect();
-        if let Some(claim) = claim {
-            ids.extend(agents.iter().map(|agent| agent.copy_for(&claim.owner)));
-            ids.extend(claim.assistant_id);
-        }
-        // Sent together, answered in this order.
-        let (rows, mut observed) =
-            futures::try_join!(shape.read(tx, agents), observe(tx, agents, &ids))
-                .map_err(reading)?;
-        let others = observed.alternatives(agents);
-        if !others.is_empty() {
-            observed.add(observe(tx, &[], &others).await.map_err(reading)?);
-        }
-        let reserved = self
-            .names_another_agent(tx, shape, agents, claim)
-            .await
-            .map_err(reading)?;
-
-        // The contents first: what is to be written borrows from them.
-        let contents: Vec<(AgentId, Result<Option<Active>, DecodeError>)> = agents
-            .iter()
-            .map(|agent| {
-                let active = rows.get(agent).map_or(Ok(None), |row| {
-                    let head = row.head()?;
-                    if !head.is_active() {
-                        return Ok(None);
-                    }
-                    let content = Content::of(row.decode()?, &self.settings.default_model);
-                    Ok(Some(Active { head, content }))
-                });
-                (*agent, active)
-            })
-            .collect();
-        let mut work = Work::new(claim, self.guard.counts());
-        let (mut answer, mut planned) = (None, Vec::new());
-        for (agent, active) in &contents {
-            match active {
-                Ok(None) if self.settings.on_remove == OnRemove::Keep => {}
-                Ok(None) => work.remove(*agent, &observed),
-                Ok(Some(_)) if reserved => answer = Some(Answer::Taken),
-                Ok(Some(active)) => {
-                    let in_scope = reach.contains(active.head.organization_id);
-                    let (wanted, answered) = plan::wanted(*agent, in_scope, claim, &observed);
-                    answer = answered;
-                    let steps = plan::steps(*agent, &active.content, wanted, &observed);
-                    planned.push((*agent, steps));
-                }
-                Err(e) => {
-                    let head = rows.get(agent).and_then(|row| row.head().ok());
-                    let in_scope = reach.contains(head.and_then(|head| head.organization_id));
-                    if in_scope || claim.is_some() || observed.entries_of(*agent).next().is_some() {
-                        work.fail(*agent, e.to_string(), in_scope);
-                    }
-                }
+        let existence = Existence::In(Target::Table(tx));
+        let seen = self.look(tx, shape, agents, entrance.claim(), existence);
+        let seen = seen.await.map_err(|e| (Stage::Reading, e))?;
+        let work = self.decide(tx, shape, reach, &seen, entrance).await;
+        let mut work = work.map_err(|e| (Stage::Reading, e))?;
+        let writing = async {
+            if work.touches_assistants() {
+                // Whoever else writes assistants may hold one for long. Only we wait for that, and not for long.
+                tx.batch_execute("set local lock_timeout = '200ms'").await?;
             }
-        }
-        let mut subjects: Vec<Subject<'_>> = Vec::new();
-        for Planned {
-            assistant, step, ..
-        } in planned.iter().flat_map(|(_, steps)| steps)
-        {
-            subjects.push(Subject {
-                agent: assistant.agent_id,
-                assistant: assistant.id,
-                owner: &assistant.owner,
-                organization_id: assistant.content.organization_id,
-                is_written: step.writes(),
-            });
-        }
-        // What stays as it is, because the agent is off or makes no sense, is its users' only as long as they may see the agent.
-        for (agent, row) in &rows {
-            let stays = observed
-                .entries_of(*agent)
-                .filter(|entry| entry.content_hash.is_some());
-            let is_planned = planned.iter().any(|(planned, _)| planned == agent);
-            let head = row.head().ok();
-            subjects.extend(stays.filter(|_| !is_planned).map(|entry| Subject {
-                agent: *agent,
-                assistant: entry.assistant_id,
-                owner: &entry.owner,
-                organization_id: head.as_ref().and_then(|head| head.organization_id),
-                is_written: false,
-            }));
-        }
-        let permissions = self
-            .permissions(tx, shape, &rows, &subjects, &observed, entrance)
-            .await
-            .map_err(reading)?;
-        for subject in &subjects {
-            if let Some(verdict) = permissions.refusal(subject.owner, subject.agent) {
-                if claim.is_some_and(|claim| claim.owner == subject.owner) {
-                    answer = None;
-                }
-                work.refuse(subject, verdict, &observed);
-            }
-        }
-        for (agent, mut steps) in planned {
-            let is_refused = |owner: &str| permissions.refusal(owner, agent).is_some();
-            steps.retain(|planned| !is_refused(&planned.assistant.owner));
-            work.plan(agent, steps, &observed);
-        }
-        let losing = work.losing();
-        if !losing.is_empty() {
-            // However small a part of the batch this is: the rest is among the pending changes.
-            let removals = Removals {
-                agents: &losing,
-                batch: agents,
-                pass: matches!(entrance, Entrance::Pass),
-            };
-            let judged = self.guard.objection(tx, shape, removals).await;
-            work.objection = judged.map_err(reading)?;
-        }
-        if work.touches_assistants() {
-            // Whoever else writes assistants may hold one for long. Only we wait for that, and not for long.
-            tx.batch_execute("set local lock_timeout = '200ms'")
-                .await
-                .map_err(|e| writing(e.into()))?;
-        }
-        let retries = work.write(tx).await.map_err(writing)?;
-
-        let mut batch = Batch {
-            answer,
-            objection: work.objection,
-            retries,
-            ..Batch::default()
+            work.carry_out(Target::Table(tx), &seen.observed).await?;
+            work.record(tx).await
         };
-        for (agent, active) in &contents {
-            if self.settings.write_back
-                && let Ok(Some(active)) = active
-                && let Some(named) = &active.head.langgraph_assistant_id
-                && let Some(works) = work.working(*agent, named.as_deref())
-                && named.as_deref() != Some(works.to_string().as_str())
-            {
-                batch.write_back.push((*agent, works));
-            }
-        }
-        batch.outcomes = work.outcomes.into_iter().collect();
-        Ok(batch)
+        let retries = writing.await.map_err(|e| (Stage::Writing, e))?;
+        Ok(self.batch(work, &seen, retries))
     }
 
-    /// Whether a claim names an id that is another agent's: its canonical assistant is not anybody's to take. Of an agent that
-    /// the claimant may not have, nobody is told that it exists.
-    async fn names_another_agent(
-        &self,
-        tx: &tokio_postgres::Transaction<'_>,
-        shape: &Shape,
-        agents: &[AgentId],
-        claim: Option<&Claim>,
-    ) -> Result<bool, Error> {
-        match claim
-            .and_then(|claim| claim.assistant_id)
-            .map(|id| AgentId(id.0))
-        {
-            Some(named) if !agents.contains(&named) => {
-                let rows = shape.read(tx, &[named]).await?;
-                let identity = claim.and_then(|claim| claim.identity.as_ref());
-                Ok(match identity {
-                    Some(identity) => {
-                        let verdict = self.verdict(shape, identity, named, &rows).await?;
-                        !matches!(verdict, Verdict::Denied(_))
-                    }
-                    None => !rows.is_empty(),
-                })
+    /// What came of it, and what is to be written back.
+    fn batch(&self, work: Work<'_>, seen: &Seen, retries: bool) -> Batch {
+        let mut write_back = Vec::new();
+        if self.settings.write_back {
+            for (agent, named) in seen.named() {
+                if let Some(works) = work.working(agent, named)
+                    && named != Some(works.to_string().as_str())
+                {
+                    write_back.push((agent, works));
+                }
             }
-            _ => Ok(false),
+        }
+        Batch {
+            answer: work.given,
+            objection: work.objection,
+            outcomes: work.outcomes.into_iter().collect(),
+            write_back,
+            retries,
         }
     }
-}
-
-/// The ledger's entries of these agents and under these ids; and which of all those assistants exist.
-async fn observe(
-    tx: &tokio_postgres::Transaction<'_>,
-    agents: &[AgentId],
-    ids: &[AssistantId],
-) -> Result<Observed, Error> {
-    let entries = ledger::read(tx, agents, ids).await?;
-    let ids: Vec<_> = ids.iter().chain(entries.keys()).copied().collect();
-    let existing = assistants::observe(tx, &ids).await?;
-    Ok(Observed { entries, existing })
 }

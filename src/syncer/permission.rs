@@ -14,7 +14,7 @@ use crate::agent::{Agent, Row};
 use crate::assistant::{Assistant, Content};
 use crate::database::{DEADLINE, Error, Fault, begin};
 use crate::ids::{AgentId, AssistantId, SYSTEM};
-use crate::plan::Observed;
+use crate::plan::{Entry, Observed, Planned};
 use crate::source::Shape;
 use crate::store::Synced;
 
@@ -34,6 +34,30 @@ pub struct Subject<'a> {
     pub organization_id: Option<Uuid>,
     /// Content is to be written into it.
     pub is_written: bool,
+}
+
+impl<'a> Subject<'a> {
+    pub fn of(planned: &'a Planned<'_>) -> Self {
+        let assistant = &planned.assistant;
+        Self {
+            agent: assistant.agent_id,
+            assistant: assistant.id,
+            owner: &assistant.owner,
+            organization_id: assistant.content.organization_id,
+            is_written: planned.step.writes(),
+        }
+    }
+
+    /// One that nothing happens to.
+    pub fn standing(entry: &'a Entry, organization_id: Option<Uuid>) -> Self {
+        Self {
+            agent: entry.agent_id,
+            assistant: entry.assistant_id,
+            owner: &entry.owner,
+            organization_id,
+            is_written: false,
+        }
+    }
 }
 
 /// Verdicts about owners and agents. About whom there is none nobody had to ask.

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use tokio_postgres::Transaction;
 use tokio_postgres::types::Type;
 
 use super::Syncer;
 use crate::database::{DEADLINE, Error, begin};
 use crate::ids::{AgentId, AssistantId};
-use crate::store::batch as assistants;
+use crate::store::batch::{Answers, Target};
 use crate::{ledger, outbox, sql};
 
 /// What came of it.
@@ -30,6 +31,9 @@ impl Syncer {
         owner: &str,
     ) -> Result<Released, Error> {
         let releasing = async {
+            if let Some(target) = self.place.beyond() {
+                return self.release_beyond(target, agent, assistant, owner).await;
+            }
             let mut client = self.database.client().await?;
             let tx = begin(&mut client).await?;
             tx.query_typed(
@@ -37,18 +41,17 @@ impl Syncer {
                 &[(&[agent].as_slice(), Type::UUID_ARRAY)],
             )
             .await?;
-            let entries = ledger::read(&tx, &[], &[assistant]).await?;
-            let theirs = entries.get(&assistant).is_some_and(|entry| {
-                entry.agent_id == agent && entry.owner == owner && entry.content_hash.is_some()
-            });
-            if !theirs {
+            if !is_theirs(&tx, agent, assistant, owner).await? {
                 return Ok(Released::NotTheirs);
             }
-            if !assistants::delete(&tx, &[assistant]).await?.is_empty() {
+            if !Target::Table(&tx)
+                .delete(&[assistant])
+                .await?
+                .is_done(assistant)
+            {
                 return Ok(Released::Busy);
             }
-            ledger::forget(&tx, &[assistant]).await?;
-            outbox::schedule(&tx, &[(agent, Duration::ZERO)]).await?;
+            forget(&tx, agent, assistant).await?;
             tx.commit().await?;
             client.give_back();
             Ok(Released::Done)
@@ -59,4 +62,57 @@ impl Syncer {
         }
         Ok(released)
     }
+
+    async fn release_beyond(
+        &self,
+        target: Target<'_>,
+        agent: AgentId,
+        assistant: AssistantId,
+        owner: &str,
+    ) -> Result<Released, Error> {
+        let Some(lease) = self.lease_one(agent).await? else {
+            return Ok(Released::Busy);
+        };
+        let mut client = self.database.client().await?;
+        let tx = begin(&mut client).await?;
+        let is_theirs = is_theirs(&tx, agent, assistant, owner).await?;
+        tx.commit().await?;
+        client.give_back();
+        let deleted = match is_theirs {
+            true => target.delete(&[assistant]).await?,
+            false => Answers::default(),
+        };
+        let is_done = deleted.is_done(assistant);
+        let mut client = self.database.client().await?;
+        let tx = begin(&mut client).await?;
+        if is_done {
+            forget(&tx, agent, assistant).await?;
+        }
+        lease.give_back(&tx).await?;
+        tx.commit().await?;
+        client.give_back();
+        match (is_theirs, is_done, deleted.stopped) {
+            (_, _, Some(stopped)) => Err(stopped),
+            (false, ..) => Ok(Released::NotTheirs),
+            (true, true, None) => Ok(Released::Done),
+            (true, false, None) => Ok(Released::Busy),
+        }
+    }
+}
+
+async fn is_theirs(
+    tx: &Transaction<'_>,
+    agent: AgentId,
+    assistant: AssistantId,
+    owner: &str,
+) -> Result<bool, Error> {
+    let entries = ledger::read(tx, &[], &[assistant]).await?;
+    Ok(entries.get(&assistant).is_some_and(|entry| {
+        entry.agent_id == agent && entry.owner == owner && entry.content_hash.is_some()
+    }))
+}
+
+async fn forget(tx: &Transaction<'_>, agent: AgentId, assistant: AssistantId) -> Result<(), Error> {
+    ledger::forget(tx, &[assistant]).await?;
+    outbox::schedule(tx, &[(agent, Duration::ZERO)]).await
 }

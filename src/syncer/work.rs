@@ -1,4 +1,4 @@
-//! Everything that one transaction has to write for its agents: planned first, then carried out set by set.
+//! Everything that has to be written for some agents: planned first, then carried out where assistants live, then recorded.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -12,10 +12,11 @@ use crate::database::Error;
 use crate::ids::{AgentId, AssistantId, SYSTEM};
 use crate::ledger::{self, Conflict, Failure, Written};
 use crate::outbox;
-use crate::plan::{Claim, Observed, Planned, State, Step};
+use crate::plan::{Answer as Given, Claim, Observed, Planned, State, Step};
 use crate::removals::Objection;
 use crate::retry;
-use crate::store::batch::{self as assistants, How, Write};
+use crate::store::batch::{Answer, Answers, How, Target, Write};
+use crate::store::fingerprint;
 
 #[derive(Default)]
 pub struct Work<'a> {
@@ -23,6 +24,7 @@ pub struct Work<'a> {
     /// Whether removals count when the next ones are judged.
     counted: bool,
     writes: Vec<Write<'a>>,
+    written: Vec<Written>,
     /// As they should be, though the ledger says that they failed.
     settled: Vec<AssistantId>,
     conflicts: Vec<Conflict>,
@@ -32,15 +34,22 @@ pub struct Work<'a> {
     revoked: Vec<Off>,
     /// Why those that stand are not removed.
     pub objection: Option<Objection>,
+    held: Vec<AssistantId>,
+    removed: Vec<AssistantId>,
     forgotten: Vec<AssistantId>,
     failures: Vec<Failure>,
     busy: HashSet<AgentId>,
+    /// Agents that were not come to. They stay due as they are.
+    pub left: HashSet<AgentId>,
     /// Agents that had failed before.
     troubled: HashSet<AgentId>,
+    in_scope: HashSet<AgentId>,
     /// The assistants that are there in the end, and their owners.
     standing: HashMap<AgentId, BTreeMap<AssistantId, String>>,
     /// Agents whose own id somebody else's assistant has.
     squatted: HashSet<AgentId>,
+    /// What the claimant gets.
+    pub given: Option<Given>,
     pub outcomes: HashMap<AgentId, Outcome>,
 }
 
@@ -64,7 +73,16 @@ impl<'a> Work<'a> {
     }
 
     /// What must happen to the assistants of an active agent.
-    pub fn plan(&mut self, agent: AgentId, planned: Vec<Planned<'a>>, observed: &Observed) {
+    pub fn plan(
+        &mut self,
+        agent: AgentId,
+        in_scope: bool,
+        planned: Vec<Planned<'a>>,
+        observed: &Observed,
+    ) {
+        if in_scope {
+            self.in_scope.insert(agent);
+        }
         for entry in observed.entries_of(agent) {
             if entry.state == State::Failed {
                 self.troubled.insert(agent);
@@ -82,11 +100,11 @@ impl<'a> Work<'a> {
         } in planned
         {
             let id = assistant.id;
-            let (how, outcome) = match step {
-                Step::Create => (How::Insert, Outcome::Created),
-                Step::Update => (How::Update, Outcome::Updated),
-                Step::HandOver => (How::HandOver, Outcome::Updated),
-                Step::Adopt => (How::Adopt, Outcome::Updated),
+            let how = match step {
+                Step::Create => How::Insert,
+                Step::Update => How::Update,
+                Step::HandOver => How::HandOver,
+                Step::Adopt => How::Adopt,
                 Step::Keep { settle } => {
                     self.stands(agent, id, assistant.owner);
                     if settle {
@@ -112,7 +130,6 @@ impl<'a> Work<'a> {
                     continue;
                 }
             };
-            self.note(agent, outcome);
             // A shared one takes nothing from a client.
             let foreign = self
                 .claim
@@ -152,7 +169,7 @@ impl<'a> Work<'a> {
         let Some(entry) = observed.entries.get(&id) else {
             return;
         };
-        let stands = entry.content_hash.is_some() && observed.existing.contains_key(&id);
+        let stands = observed.stands(entry);
         if stands {
             info!(%agent, assistant = %id, %owner, why, "access lost: the user's assistant goes");
         }
@@ -174,8 +191,7 @@ impl<'a> Work<'a> {
                 State::Synced | State::Failed | State::Held => self.off.push(Off {
                     agent,
                     assistant: entry.assistant_id,
-                    stands: entry.content_hash.is_some()
-                        && observed.existing.contains_key(&entry.assistant_id),
+                    stands: observed.stands(entry),
                     held: entry.state == State::Held,
                 }),
             }
@@ -247,85 +263,135 @@ impl<'a> Work<'a> {
         standing.insert(assistant, owner);
     }
 
-    /// Carries it out. Returns whether something was put back into the outbox.
-    pub async fn write(&mut self, tx: &Transaction<'_>) -> Result<bool, Error> {
-        let mut row_hashes = assistants::write(tx, &self.writes).await?;
-        let mut written = Vec::with_capacity(self.writes.len());
-        for Write {
-            assistant,
-            content_hash,
-            ..
-        } in std::mem::take(&mut self.writes)
-        {
-            let Some(row_hash) = row_hashes.remove(&assistant.id) else {
-                // Held by another session, or made, taken or deleted since we looked: look again.
-                self.postpone(assistant.agent_id);
-                continue;
-            };
-            self.stands(assistant.agent_id, assistant.id, assistant.owner.clone());
-            written.push(Written {
-                assistant_id: assistant.id,
-                agent_id: assistant.agent_id,
-                organization_id: assistant.content.organization_id,
-                owner: assistant.owner,
-                content_hash,
-                row_hash,
-            });
-        }
-        ledger::synced(tx, &written).await?;
-        ledger::settled(tx, &self.settled).await?;
-        self.remove_off(tx).await?;
-        self.remove_revoked(tx).await?;
-        ledger::forget(tx, &self.forgotten).await?;
-        ledger::in_conflict(tx, &self.conflicts).await?;
-        self.schedule(tx).await
+    /// Says in the ledger what is about to be written for the first time, where that is not in the transaction in which it is written.
+    /// Should nobody ever hear what came of it, it is known as ours all the same.
+    pub async fn announce(&self, tx: &Transaction<'_>, observed: &Observed) -> Result<(), Error> {
+        let is_known = |write: &&Write<'_>| {
+            let entry = observed.entries.get(&write.assistant.id);
+            entry.is_some_and(|entry| entry.content_hash.is_some())
+        };
+        let fresh = self.writes.iter().filter(|write| !is_known(write));
+        let intended: Vec<Written> = fresh
+            .map(|write| written(write, fingerprint::of_write(write)))
+            .collect();
+        ledger::intended(tx, &intended).await
     }
 
-    async fn remove_off(&mut self, tx: &Transaction<'_>) -> Result<(), Error> {
-        let mut off = std::mem::take(&mut self.off);
-        if let Some(objection) = self.objection {
-            let mut held = Vec::new();
+    /// Writes and deletes assistants. Returns why not all of it was tried.
+    pub async fn carry_out(
+        &mut self,
+        target: Target<'_>,
+        observed: &Observed,
+    ) -> Result<Option<Error>, Error> {
+        let writes = std::mem::take(&mut self.writes);
+        let Answers {
+            mut answers,
+            stopped,
+        } = target.write(&writes, &observed.existing).await?;
+        for write in writes {
+            let (agent, id) = (write.assistant.agent_id, write.assistant.id);
+            match answers.remove(&id) {
+                Some(Answer::Done(stands)) => {
+                    self.stands(agent, id, write.assistant.owner.clone());
+                    self.note(
+                        agent,
+                        match (stands.untouched, write.how) {
+                            (true, _) => Outcome::Skipped,
+                            (false, How::Insert) => Outcome::Created,
+                            (false, _) => Outcome::Updated,
+                        },
+                    );
+                    self.written.push(written(&write, stands.row_hash));
+                }
+                Some(Answer::Refused(why)) => {
+                    if !observed.entries.contains_key(&id) {
+                        self.forgotten.push(id);
+                    }
+                    let in_scope = self.in_scope.contains(&agent);
+                    self.fail(agent, why, in_scope);
+                }
+                None if stopped.is_some() => self.leave(agent),
+                // Held by another session, or made, taken or deleted since we looked: look again.
+                Some(Answer::Unknown) | None => self.postpone(agent),
+            }
+        }
+        self.remove_all(target, stopped).await
+    }
+
+    async fn remove_all(
+        &mut self,
+        target: Target<'_>,
+        stopped: Option<Error>,
+    ) -> Result<Option<Error>, Error> {
+        let (mut off, revoked) = (
+            std::mem::take(&mut self.off),
+            std::mem::take(&mut self.revoked),
+        );
+        if self.objection.is_some() {
             off.retain(|off| {
                 if off.stands {
                     self.note(off.agent, Outcome::Held);
-                    held.extend((!off.held).then_some(off.assistant));
+                    self.held.extend((!off.held).then_some(off.assistant));
                 }
                 !off.stands
             });
-            ledger::held(tx, &held, &objection.to_string()).await?;
         }
-        let removed = self.delete(tx, off, Outcome::Removed).await?;
-        ledger::removed(tx, &removed, self.counted).await
-    }
-
-    async fn remove_revoked(&mut self, tx: &Transaction<'_>) -> Result<(), Error> {
-        let revoked = std::mem::take(&mut self.revoked);
-        let removed = self.delete(tx, revoked, Outcome::Revoked).await?;
-        ledger::forget(tx, &removed).await
-    }
-
-    /// Deletes what stands. Returns what is not there any more; the rest another session holds.
-    async fn delete(
-        &mut self,
-        tx: &Transaction<'_>,
-        off: Vec<Off>,
-        outcome: Outcome,
-    ) -> Result<Vec<AssistantId>, Error> {
-        let standing = off.iter().filter(|off| off.stands);
+        let standing = off.iter().chain(&revoked).filter(|off| off.stands);
         let standing: Vec<_> = standing.map(|off| off.assistant).collect();
-        let in_use = assistants::delete(tx, &standing).await?;
+        let deleted = match stopped {
+            None => target.delete(&standing).await?,
+            stopped => Answers {
+                stopped,
+                ..Answers::default()
+            },
+        };
+        self.removed = self.gone(off, &deleted, Outcome::Removed);
+        let revoked = self.gone(revoked, &deleted, Outcome::Revoked);
+        self.forgotten.extend(revoked);
+        Ok(deleted.stopped)
+    }
+
+    /// Those that are not there any more.
+    fn gone(&mut self, off: Vec<Off>, deleted: &Answers<()>, outcome: Outcome) -> Vec<AssistantId> {
         let mut gone = Vec::with_capacity(off.len());
         for off in off {
-            if in_use.contains(&off.assistant) {
-                self.postpone(off.agent);
-                continue;
+            match deleted.answers.get(&off.assistant) {
+                _ if !off.stands => {}
+                Some(Answer::Done(())) => self.note(off.agent, outcome.clone()),
+                Some(Answer::Refused(why)) => {
+                    self.fail(off.agent, why.clone(), false);
+                    continue;
+                }
+                None if deleted.stopped.is_some() => {
+                    self.leave(off.agent);
+                    continue;
+                }
+                // Another session holds it.
+                Some(Answer::Unknown) | None => {
+                    self.postpone(off.agent);
+                    continue;
+                }
             }
             gone.push(off.assistant);
-            if off.stands {
-                self.note(off.agent, outcome.clone());
-            }
         }
-        Ok(gone)
+        gone
+    }
+
+    fn leave(&mut self, agent: AgentId) {
+        self.left.insert(agent);
+    }
+
+    /// Writes the ledger. Returns whether something was put back into the outbox.
+    pub async fn record(&mut self, tx: &Transaction<'_>) -> Result<bool, Error> {
+        ledger::synced(tx, &self.written).await?;
+        ledger::settled(tx, &self.settled).await?;
+        if let Some(objection) = self.objection {
+            ledger::held(tx, &self.held, &objection.to_string()).await?;
+        }
+        ledger::removed(tx, &self.removed, self.counted).await?;
+        ledger::forget(tx, &self.forgotten).await?;
+        ledger::in_conflict(tx, &self.conflicts).await?;
+        self.schedule(tx).await
     }
 
     /// Puts failed agents back into the outbox, each due after its backoff, and takes those out that have recovered. So
@@ -350,5 +416,17 @@ impl<'a> Work<'a> {
         outbox::clear_retries(tx, &settled).await?;
         outbox::schedule(tx, &retries).await?;
         Ok(!retries.is_empty())
+    }
+}
+
+fn written(write: &Write<'_>, row_hash: Vec<u8>) -> Written {
+    let assistant = &write.assistant;
+    Written {
+        assistant_id: assistant.id,
+        agent_id: assistant.agent_id,
+        organization_id: assistant.content.organization_id,
+        owner: assistant.owner.clone(),
+        content_hash: write.content_hash.clone(),
+        row_hash,
     }
 }

@@ -82,7 +82,11 @@ impl HttpUrl {
 
     /// Only a scheme, a host, perhaps a port, and a path.
     pub fn is_bare(&self) -> bool {
-        self.authorization.is_none() && self.uri.query().is_none() && !self.has_fragment
+        self.authorization.is_none() && !self.has_more_than_a_path()
+    }
+
+    pub fn has_more_than_a_path(&self) -> bool {
+        self.uri.query().is_some() || self.has_fragment
     }
 
     /// This, with more of a path.

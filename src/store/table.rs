@@ -1,0 +1,159 @@
+//! The assistants of agents in `langgraph_server.assistants`, the table of a LangGraph runtime that shares the database: written in the
+//! transaction that moves the ledger and the outbox, too.
+
+use std::collections::{HashMap, HashSet};
+
+use serde_json::Value;
+use tokio_postgres::types::Type;
+use tokio_postgres::{Row, Transaction};
+use uuid::Uuid;
+
+use super::batch::{Answer, Answers, How, Stands, Write};
+use crate::assistant;
+use crate::database::{Error, Param, column};
+use crate::ids::AssistantId;
+use crate::plan::Existing;
+use crate::sql;
+
+/// How many bytes of assistants one statement carries, but for one that is larger all by itself. Their contents are in
+/// memory a few times over while it is sent, and the server has a limit for messages.
+const AT_ONCE: usize = 16 << 20;
+
+/// What is sent of a [`Write`].
+struct Sent<'a> {
+    write: &'a Write<'a>,
+    config: String,
+    metadata: String,
+}
+
+impl<'a> Sent<'a> {
+    fn of(write: &'a Write<'a>) -> Self {
+        Self {
+            write,
+            config: write.assistant.content.config.to_string(),
+            metadata: Value::Object(write.metadata()).to_string(),
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        let content = self.write.assistant.content;
+        let texts = [&content.name, &content.description].into_iter().flatten();
+        self.config.len() + self.metadata.len() + texts.map(String::len).sum::<usize>()
+    }
+}
+
+/// Which of these assistants exist, whoever made them.
+pub async fn observe(
+    tx: &Transaction<'_>,
+    ids: &[AssistantId],
+) -> Result<HashMap<AssistantId, Existing>, Error> {
+    let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
+    let rows = tx
+        .query_typed(sql!("assistants_observe"), &[(&ids, Type::TEXT_ARRAY)])
+        .await?;
+    rows.iter()
+        .map(|row| {
+            Ok((
+                id(row)?,
+                Existing {
+                    owner: column(row, "owner")?,
+                    row_hash: column(row, "row_hash")?,
+                    // The statement that updates a row sees for itself.
+                    foreign: Vec::new(),
+                },
+            ))
+        })
+        .collect()
+}
+
+/// What another session holds, or has made, taken or deleted meanwhile, is missing from the answers.
+pub async fn write(tx: &Transaction<'_>, writes: &[Write<'_>]) -> Result<Answers<Stands>, Error> {
+    let mut written = Answers::default();
+    for insert in [true, false] {
+        let (mut batch, mut bytes) = (Vec::new(), 0);
+        for write in writes {
+            if (write.how == How::Insert) != insert {
+                continue;
+            }
+            let next = Sent::of(write);
+            if bytes + next.bytes() > AT_ONCE {
+                send(tx, insert, &std::mem::take(&mut batch), &mut written).await?;
+                bytes = 0;
+            }
+            bytes += next.bytes();
+            batch.push(next);
+        }
+        send(tx, insert, &batch, &mut written).await?;
+    }
+    Ok(written)
+}
+
+async fn send(
+    tx: &Transaction<'_>,
+    insert: bool,
+    batch: &[Sent<'_>],
+    written: &mut Answers<Stands>,
+) -> Result<(), Error> {
+    if batch.is_empty() {
+        return Ok(());
+    }
+    let writes: Vec<&Write<'_>> = batch.iter().map(|sent| sent.write).collect();
+    let ids: Vec<_> = writes.iter().map(|w| w.assistant.id.to_string()).collect();
+    let contents: Vec<&assistant::Content> = writes.iter().map(|w| w.assistant.content).collect();
+    let graphs: Vec<_> = contents.iter().map(|c| c.graph_id.as_str()).collect();
+    let names: Vec<_> = contents.iter().map(|c| c.name.as_deref()).collect();
+    let descriptions: Vec<_> = contents.iter().map(|c| c.description.as_deref()).collect();
+    let configs: Vec<_> = batch.iter().map(|sent| sent.config.as_str()).collect();
+    let metadata: Vec<_> = batch.iter().map(|sent| sent.metadata.as_str()).collect();
+    let fresh: Vec<_> = writes.iter().map(|w| w.how != How::Update).collect();
+    let adopt: Vec<_> = writes.iter().map(|w| w.how == How::Adopt).collect();
+    let mut params: Vec<Param<'_>> = vec![
+        (&ids, Type::TEXT_ARRAY),
+        (&graphs, Type::TEXT_ARRAY),
+        (&names, Type::TEXT_ARRAY),
+        (&descriptions, Type::TEXT_ARRAY),
+        (&configs, Type::TEXT_ARRAY),
+        (&metadata, Type::TEXT_ARRAY),
+    ];
+    let statement = if insert {
+        sql!("assistants_insert")
+    } else {
+        params.extend([
+            (&fresh as _, Type::BOOL_ARRAY),
+            (&adopt as _, Type::BOOL_ARRAY),
+        ]);
+        sql!("assistants_update")
+    };
+    for row in tx.query_typed(statement, &params).await? {
+        let stands = Stands {
+            row_hash: column(&row, "row_hash")?,
+            untouched: false,
+        };
+        written.answers.insert(id(&row)?, Answer::Done(stands));
+    }
+    Ok(())
+}
+
+/// What another session holds is missing from the answers.
+pub async fn delete(tx: &Transaction<'_>, ids: &[AssistantId]) -> Result<Answers<()>, Error> {
+    let mut deleted = Answers::default();
+    if ids.is_empty() {
+        return Ok(deleted);
+    }
+    let texts: Vec<String> = ids.iter().map(ToString::to_string).collect();
+    let rows = tx
+        .query_typed(sql!("assistants_delete"), &[(&texts, Type::TEXT_ARRAY)])
+        .await?;
+    let held: HashSet<AssistantId> = rows.iter().map(id).collect::<Result<_, _>>()?;
+    let gone = ids.iter().filter(|id| !held.contains(id));
+    deleted.answers = gone.map(|id| (*id, Answer::Done(()))).collect();
+    Ok(deleted)
+}
+
+/// We only ever ask for ids that are uuids.
+fn id(row: &Row) -> Result<AssistantId, Error> {
+    let text: &str = column(row, "id")?;
+    Uuid::try_parse(text)
+        .map(AssistantId)
+        .map_err(|e| Error::Setup(format!("langgraph_server.assistants: {e}")))
+}
