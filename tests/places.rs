@@ -18,7 +18,7 @@ use crate::support::{TestDatabase, TestWorker};
 
 /// Where assistants live.
 enum Place {
-    Table(TestDatabase),
+    Table(Box<TestDatabase>),
     Memory(Arc<Memory>),
 }
 
@@ -26,7 +26,10 @@ impl Place {
     async fn all() -> Vec<Self> {
         let database = TestDatabase::new().await;
         TestWorker::start(&database, &[]).await.stop().await;
-        vec![Self::Table(database), Self::Memory(Arc::default())]
+        vec![
+            Self::Table(Box::new(database)),
+            Self::Memory(Arc::default()),
+        ]
     }
 
     fn name(&self) -> &'static str {

@@ -22,7 +22,7 @@ pub enum Store {
     Postgres,
     /// The worker's own memory.
     Memory,
-    LangGraph(LangGraph),
+    LangGraph(Box<LangGraph>),
 }
 
 /// A LangGraph server.
@@ -63,7 +63,9 @@ impl Store {
         match kind {
             Kind::Postgres => Self::Postgres,
             Kind::Memory => Self::Memory,
-            Kind::LangGraph => langgraph(reader).map_or(Self::Memory, Self::LangGraph),
+            Kind::LangGraph => {
+                langgraph(reader).map_or(Self::Memory, |server| Self::LangGraph(Box::new(server)))
+            }
         }
     }
 }
