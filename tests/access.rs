@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use agent_sync::access::{Access, Identity, Verdict};
 use agent_sync::config::{Authorize, OnRemove, Settings};
-use agent_sync::database::{DatabaseUrl, Error, Fault};
+use agent_sync::database::{Error, Fault};
 use agent_sync::ids::AgentId;
 use agent_sync::plan::{Answer, Claim, IfExists};
 use agent_sync::removals::MaxRemovals;
@@ -89,13 +89,6 @@ impl Tenants {
             .await
             .expect("synced");
         batch.outcomes.pop().expect("an outcome").1
-    }
-
-    /// Where this role logs in.
-    fn at(&self, role: &str) -> DatabaseUrl {
-        let url = &self.db.superuser_url;
-        let url = url.replace("postgres@", &format!("{role}@"));
-        url.parse().expect("a url")
     }
 
     /// One more member of our organization.
@@ -292,7 +285,7 @@ async fn a_login_that_cannot_become_authenticated_is_told_what_to_grant() {
         .db
         .execute(&format!("create role {role} login"))
         .await;
-    let url = tenants.at(&role);
+    let url = tenants.db.url_as(&role);
     let syncer = Syncer::new(
         tenants.db.pool(),
         Access::new(&url, Authorize::Agent, true),
@@ -377,7 +370,7 @@ async fn a_session_that_is_not_clean_is_not_lent_again() {
             .db
             .execute(&format!("alter role {role} set role = '{disguise}'"))
             .await;
-        let url = tenants.at(&role);
+        let url = tenants.db.url_as(&role);
         let access = Access::new(&url, Authorize::Agent, true);
         let syncer = Syncer::new(tenants.db.pool(), access, Settings::default());
         let asked = syncer

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use agent_sync::config::{Config, LogFormat, Variables};
 use agent_sync::scope::Scope;
 
-use crate::support::binary::{FREE_PORTS, Running, command};
+use crate::support::binary::{FREE_PORTS, Running, command, run};
 
 fn variables(pairs: &[(&str, &str)]) -> Variables {
     pairs
@@ -110,7 +110,7 @@ fn database_urls_as_people_paste_them() {
 
 #[tokio::test]
 async fn all_bad_configuration_is_reported_at_once_with_exit_code_64() {
-    let output = command(
+    let ended = run(
         &["serve"],
         &[
             ("DATABASE_URL", "not-a-url"),
@@ -126,11 +126,9 @@ async fn all_bad_configuration_is_reported_at_once_with_exit_code_64() {
             ("AGENT_SYNC_SCOPE", "invalid, but only worth a warning"),
         ],
     )
-    .output()
-    .await
-    .expect("ran");
-    assert_eq!(output.status.code(), Some(64));
-    let said = String::from_utf8_lossy(&output.stderr);
+    .await;
+    assert_eq!(ended.code, Some(64));
+    let said = ended.stderr;
     for name in [
         "DATABASE_URL",
         "ROBYN_DEV",
@@ -166,38 +164,25 @@ async fn a_value_that_is_not_utf8_is_not_ignored() {
 
 #[tokio::test]
 async fn help_and_version() {
-    let help = command(&["--help"], &[]).output().await.expect("ran");
-    let text = String::from_utf8_lossy(&help.stdout);
-    assert!(help.status.success());
+    let help = run(&["--help"], &[]).await;
+    assert_eq!(help.code, Some(0));
     for word in ["serve", "migrate", "uninstall", "demo"] {
-        assert!(text.contains(word), "{text}");
+        assert!(help.stdout.contains(word), "{help:?}");
     }
-    let version = command(&["--version"], &[]).output().await.expect("ran");
     assert_eq!(
-        String::from_utf8_lossy(&version.stdout),
+        run(&["--version"], &[]).await.stdout,
         format!("agent-sync {}\n", env!("CARGO_PKG_VERSION"))
     );
-    assert_eq!(
-        command(&["nonsense"], &[])
-            .output()
-            .await
-            .expect("ran")
-            .status
-            .code(),
-        Some(2)
-    );
+    assert_eq!(run(&["nonsense"], &[]).await.code, Some(2));
 }
 
 #[tokio::test]
 async fn a_busy_port_is_named() {
     let busy = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
     let address = busy.local_addr().expect("an address").to_string();
-    let output = command(&[], &[("AGENT_SYNC_HTTP_ADDR", &address)])
-        .output()
-        .await
-        .expect("ran");
-    assert_eq!(output.status.code(), Some(1));
-    let said = String::from_utf8_lossy(&output.stderr);
+    let ended = run(&[], &[("AGENT_SYNC_HTTP_ADDR", &address)]).await;
+    assert_eq!(ended.code, Some(1));
+    let said = ended.stderr;
     assert!(
         said.contains(&address) && said.contains("AGENT_SYNC_HTTP_ADDR"),
         "{said}"

@@ -1,18 +1,17 @@
 //! What a worker says that may not do something, and what it does instead.
 
 use agent_sync::config::{DATABASE_URL, RESYNC_INTERVAL, SCOPE};
-use agent_sync::database::migrations::ROLES;
-use agent_sync::database::{DatabaseUrl, at_once};
+use agent_sync::database::migrations::{self, ROLES};
+use agent_sync::database::{Database, at_once};
 use agent_sync::sql;
 
-use crate::support::binary::{FREE_PORTS, Running, command};
-use crate::support::database::{Role, connect};
+use crate::support::binary::{FREE_PORTS, Running, run};
+use crate::support::database::Role;
 use crate::support::worker::request;
 use crate::support::{TestDatabase, TestWorker};
 
 const ALL: &[(&str, &str)] = &[(SCOPE, "all")];
 
-/// How often something was said.
 /// How often it was said; that there are no keys is another matter.
 fn times(running: &Running, said: &str) -> usize {
     let output = running.output();
@@ -20,6 +19,13 @@ fn times(running: &Running, said: &str) -> usize {
         .lines()
         .filter(|line| !line.contains("no keys to know callers by"));
     lines.filter(|line| line.contains(said)).count()
+}
+
+/// `agent-sync migrate`, as who may.
+async fn migrate_as_owner(db: &TestDatabase) {
+    let owner = Role::Owner.at(&db.superuser_url);
+    let migrated = run(&["migrate"], &[(DATABASE_URL, &owner)]).await;
+    assert_eq!(migrated.code, Some(0), "{migrated:?}");
 }
 
 #[tokio::test]
@@ -67,22 +73,11 @@ async fn triggers_that_only_an_owner_can_put_back_are_named_once_a_look_and_the_
     );
 
     // The command says it, too, and its exit code.
-    let output = command(&["migrate"], &[(DATABASE_URL, &db.url)])
-        .output()
-        .await
-        .expect("ran");
-    assert_eq!(output.status.code(), Some(1));
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        said.contains("may not install them: agent_sync_update on public.agents"),
-        "{said}"
-    );
-    let owner = Role::Owner.at(&db.superuser_url);
-    let output = command(&["migrate"], &[(DATABASE_URL, &owner)])
-        .output()
-        .await
-        .expect("ran");
-    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let denied = run(&["migrate"], &[(DATABASE_URL, &db.url)]).await;
+    assert_eq!(denied.code, Some(1));
+    let named = "may not install them: agent_sync_update on public.agents";
+    assert!(denied.stderr.contains(named), "{denied:?}");
+    migrate_as_owner(&db).await;
 }
 
 /// An open edit holds one table, and another belongs to somebody else: the first is tried again, the second is not.
@@ -150,10 +145,7 @@ async fn a_schema_that_it_may_not_install_is_waited_for_and_says_who_must_do_wha
         }
     }
     assert_eq!(status, 503);
-    let migrated = command(&["migrate"], &[(DATABASE_URL, &db.url)])
-        .status()
-        .await;
-    assert!(migrated.expect("ran").success());
+    migrate_as_owner(&db).await;
     let said = running
         .line("permission denied for schema agent_sync")
         .await;
@@ -178,16 +170,8 @@ async fn a_runtimes_table_that_it_may_not_make_again_is_waited_for() {
             && said.contains("as the owner of the tables"),
         "{said}"
     );
-    let owner = Role::Owner.at(&db.superuser_url);
-    let migrated = command(&["migrate"], &[(DATABASE_URL, &owner)])
-        .status()
-        .await;
-    assert!(migrated.expect("ran").success());
-    connect(&owner)
-        .await
-        .batch_execute(ROLES)
-        .await
-        .expect("granted");
+    migrate_as_owner(&db).await;
+    db.execute_as(Role::Owner, ROLES).await;
     running.line("Startup sync summary").await;
 }
 
@@ -205,8 +189,7 @@ async fn a_missing_grant_names_the_file_that_has_it() {
     );
     let said = running.line("the change loop cannot work").await;
     assert!(said.contains("sql/roles.sql"), "{said}");
-    let owner = connect(&Role::Owner.at(&db.superuser_url)).await;
-    owner.batch_execute(ROLES).await.expect("granted");
+    db.execute_as(Role::Owner, ROLES).await;
     db.synced(agent).await;
 }
 
@@ -288,8 +271,7 @@ async fn a_worker_that_may_not_write_back_says_so_once_and_syncs_all_the_same() 
         "{}",
         running.output()
     );
-    let owner = connect(&Role::Owner.at(&db.superuser_url)).await;
-    owner.batch_execute(ROLES).await.expect("granted");
+    db.execute_as(Role::Owner, ROLES).await;
     db.written_back(2).await;
 }
 
@@ -303,12 +285,7 @@ async fn a_write_back_that_row_level_security_hides_agents_from_is_not_taken_for
         "create role {role} login; grant select, update on public.agents to {role}"
     ))
     .await;
-    let url: DatabaseUrl = db
-        .superuser_url
-        .replace("postgres@", &format!("{role}@"))
-        .parse()
-        .expect("a url");
-    let pool = agent_sync::database::Database::new(&url);
+    let pool = Database::new(&db.url_as(&role));
     let client = pool.client().await.expect("a connection");
     let agents = format!("'{{{agent}}}'");
     let statement = sql!("write_back")
@@ -338,11 +315,7 @@ async fn an_older_schema_that_it_may_not_upgrade_is_waited_for() {
         }
     })
     .await;
-    connect(&Role::Owner.at(&db.superuser_url))
-        .await
-        .batch_execute(&agent_sync::database::migrations::script())
-        .await
-        .expect("upgraded");
+    db.execute_as(Role::Owner, &migrations::script()).await;
     worker.ready().await;
     worker.stop().await;
 }

@@ -2,7 +2,7 @@
 
 use agent_sync::access::Access;
 use agent_sync::config::{SCOPE, Settings};
-use agent_sync::database::{DatabaseUrl, at_once, begin};
+use agent_sync::database::{Database, DatabaseUrl, at_once, begin};
 use agent_sync::ids::AgentId;
 use agent_sync::scope::Scope;
 use agent_sync::syncer::{Entrance, Outcome, Syncer};
@@ -93,13 +93,8 @@ async fn agents_that_row_level_security_hides_do_not_lose_their_assistants() {
          grant execute on all functions in schema agent_sync to {role}"
     ))
     .await;
-    let url: DatabaseUrl = db
-        .superuser_url
-        .replace("postgres@", &format!("{role}@"))
-        .parse()
-        .expect("a url");
     let blind = Syncer::new(
-        agent_sync::database::Database::new(&url),
+        Database::new(&db.url_as(&role)),
         Access::open(),
         Settings::default(),
     );

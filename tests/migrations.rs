@@ -8,7 +8,7 @@ use agent_sync::database::migrations::{self, Left};
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
 
-use crate::support::binary::{Running, command};
+use crate::support::binary::{Running, run};
 use crate::support::database::connect;
 use crate::support::worker::request;
 use crate::support::{TestDatabase, TestWorker, eventually};
@@ -38,12 +38,9 @@ async fn it_can_run_again_and_several_times_at_once() {
 
 #[tokio::test]
 async fn the_printed_script_does_the_same_in_one_go_and_twice() {
-    let output = command(&["migrate", "--print"], &[])
-        .output()
-        .await
-        .expect("ran");
-    assert!(output.status.success());
-    let script = String::from_utf8(output.stdout).expect("text");
+    let printed = run(&["migrate", "--print"], &[]).await;
+    assert_eq!(printed.code, Some(0));
+    let script = printed.stdout;
     let db = TestDatabase::to_install().await;
     db.execute_as_worker(&script).await;
     db.execute_as_worker(&script).await;
@@ -120,18 +117,15 @@ async fn a_worker_that_may_not_migrate_says_what_is_missing_and_goes_on_when_it_
 #[tokio::test]
 async fn the_command_migrates_and_without_a_database_says_so() {
     let db = TestDatabase::to_install().await;
-    let output = command(&["migrate"], &[(DATABASE_URL, &db.url)])
-        .output()
-        .await
-        .expect("ran");
-    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let migrated = run(&["migrate"], &[(DATABASE_URL, &db.url)]).await;
+    assert_eq!(migrated.code, Some(0), "{migrated:?}");
     assert_eq!(
         migrations::missing(&db.pool()).await.expect("checked"),
         Vec::<String>::new()
     );
-    let output = command(&["migrate"], &[]).output().await.expect("ran");
-    assert_eq!(output.status.code(), Some(64));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("DATABASE_URL is not set"));
+    let lost = run(&["migrate"], &[]).await;
+    assert_eq!(lost.code, Some(64));
+    assert!(lost.stderr.contains("DATABASE_URL is not set"), "{lost:?}");
 }
 
 #[tokio::test]
@@ -254,15 +248,10 @@ async fn uninstalling_leaves_the_assistants_and_nothing_else_of_ours() {
     let db = TestDatabase::to_install().await;
     let agent = db.agent("a").await;
     TestWorker::start(&db, &[(SCOPE, "all")]).await.stop().await;
-    let output = command(&["uninstall"], &[(DATABASE_URL, &db.url)])
-        .output()
-        .await
-        .expect("ran");
-    assert_eq!(output.status.code(), Some(0), "{output:?}");
-    assert!(
-        String::from_utf8_lossy(&output.stdout).contains("Left: 1 assistants"),
-        "{output:?}"
-    );
+    let uninstall = async || run(&["uninstall"], &[(DATABASE_URL, &db.url)]).await;
+    let done = uninstall().await;
+    assert_eq!(done.code, Some(0), "{done:?}");
+    assert!(done.stdout.contains("Left: 1 assistants"), "{done:?}");
     assert_eq!(
         db.count("pg_trigger where tgname like 'agent_sync%'").await,
         0
@@ -275,15 +264,10 @@ async fn uninstalling_leaves_the_assistants_and_nothing_else_of_ours() {
     db.execute("update public.agents set name = 'edited freely'; delete from public.agents")
         .await;
 
-    let again = command(&["uninstall"], &[(DATABASE_URL, &db.url)])
-        .output()
-        .await
-        .expect("ran");
-    assert_eq!(again.status.code(), Some(1));
-    assert!(
-        String::from_utf8_lossy(&again.stderr).contains("there is no schema agent_sync"),
-        "{again:?}"
-    );
+    let again = uninstall().await;
+    assert_eq!(again.code, Some(1));
+    let missing = "there is no schema agent_sync";
+    assert!(again.stderr.contains(missing), "{again:?}");
 }
 
 #[tokio::test]
@@ -294,12 +278,9 @@ async fn the_command_says_what_it_could_not_install() {
         .batch_execute("begin; insert into public.mcp_tools (tool_name) values ('t')")
         .await
         .expect("an open edit");
-    let output = command(&["migrate"], &[(DATABASE_URL, &db.url)])
-        .output()
-        .await
-        .expect("ran");
-    assert_eq!(output.status.code(), Some(1));
-    let said = String::from_utf8_lossy(&output.stderr);
+    let migrated = run(&["migrate"], &[(DATABASE_URL, &db.url)]).await;
+    assert_eq!(migrated.code, Some(1));
+    let said = migrated.stderr;
     assert!(
         said.contains("still missing") && said.contains("agent_sync_insert on public.mcp_tools"),
         "{said}"

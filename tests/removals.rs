@@ -8,7 +8,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::support::binary::{Running, command};
+use crate::support::binary::{Running, run};
 use crate::support::{TestDatabase, TestWorker, eventually};
 
 const ALL: &[(&str, &str)] = &[(SCOPE, "all")];
@@ -44,13 +44,8 @@ impl TestDatabase {
 /// `agent-sync sync` with these arguments. Returns the exit code and everything that it said.
 async fn sync(db: &TestDatabase, args: &[&str]) -> (Option<i32>, String) {
     let args = [&["sync"], args].concat();
-    let output = command(&args, &[("DATABASE_URL", db.url.as_str())])
-        .output()
-        .await
-        .expect("ran");
-    let said =
-        [output.stdout, output.stderr].map(|said| String::from_utf8_lossy(&said).into_owned());
-    (output.status.code(), said.concat())
+    let ended = run(&args, &[("DATABASE_URL", db.url.as_str())]).await;
+    (ended.code, ended.stdout + &ended.stderr)
 }
 
 #[tokio::test]
@@ -369,11 +364,8 @@ async fn what_is_held_is_let_go_wherever_it_is_and_nothing_else_comes_of_it() {
     for variables in [&[][..], &[(SCOPE, scope.as_str())]] {
         let common = [("DATABASE_URL", db.url.as_str()), ("ROBYN_DEV", "true")];
         let variables = [&common, variables].concat();
-        let output = command(&["sync", "--allow-removals"], &variables)
-            .output()
-            .await
-            .expect("ran");
-        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        let ended = run(&["sync", "--allow-removals"], &variables).await;
+        assert_eq!(ended.code, Some(0), "{ended:?}");
         assert_eq!(db.assistants().await, 2);
     }
     let users = "langgraph_server.assistants where metadata ->> 'owner' <> 'system'";
@@ -432,19 +424,14 @@ async fn what_is_held_and_deleted_by_hand_is_not_held_any_more() {
 #[tokio::test]
 async fn a_worker_that_keeps_everything_says_so_when_removals_are_allowed() {
     let db = TestDatabase::new().await;
-    let output = command(
+    let ended = run(
         &["sync", "--allow-removals"],
         &[
             ("DATABASE_URL", db.url.as_str()),
             ("AGENT_SYNC_ON_REMOVE", "keep"),
         ],
     )
-    .output()
-    .await
-    .expect("ran");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        said.contains("AGENT_SYNC_ON_REMOVE=keep: nothing is removed"),
-        "{said}"
-    );
+    .await;
+    let said = "AGENT_SYNC_ON_REMOVE=keep: nothing is removed";
+    assert!(ended.stderr.contains(said), "{ended:?}");
 }

@@ -4,7 +4,7 @@
 use agent_sync::config::SCOPE;
 use agent_sync::database::migrations::{self, ROLES};
 
-use crate::support::binary::{Running, command};
+use crate::support::binary::{Running, run};
 use crate::support::database::{Role, connect};
 use crate::support::{TestDatabase, eventually};
 
@@ -228,9 +228,8 @@ async fn the_file_grants_what_there_is_and_passes_over_what_is_not() {
 
 #[tokio::test]
 async fn the_command_prints_the_file() {
-    let output = command(&["roles"], &[]).output().await.expect("ran");
-    assert!(output.status.success());
-    assert_eq!(String::from_utf8_lossy(&output.stdout), ROLES);
+    let printed = run(&["roles"], &[]).await;
+    assert_eq!((printed.code, printed.stdout.as_str()), (Some(0), ROLES));
 }
 
 /// The role that the tables belong to installs all of it, and no superuser is needed for anything afterwards.

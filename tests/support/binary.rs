@@ -28,6 +28,25 @@ pub fn command(args: &[&str], variables: &[(&str, &str)]) -> Command {
     command
 }
 
+/// What a command came to.
+#[derive(Debug)]
+pub struct Ended {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+/// Runs `agent-sync` to its end, as [`command`] makes it.
+pub async fn run(args: &[&str], variables: &[(&str, &str)]) -> Ended {
+    let output = command(args, variables).output().await.expect("ran");
+    let text = |bytes| String::from_utf8(bytes).expect("text");
+    Ended {
+        code: output.status.code(),
+        stdout: text(output.stdout),
+        stderr: text(output.stderr),
+    }
+}
+
 /// A running `agent-sync`, and what it prints.
 pub struct Running {
     pub child: Child,

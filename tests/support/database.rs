@@ -59,12 +59,12 @@ impl Role {
 
     /// A superuser's url, made this role's.
     pub fn at(self, url: &str) -> String {
-        url.replacen(
-            &format!("//{SUPERUSER}@"),
-            &format!("//{}@", self.name()),
-            1,
-        )
+        at(url, self.name())
     }
+}
+
+fn at(superuser_url: &str, role: &str) -> String {
+    superuser_url.replacen(&format!("//{SUPERUSER}@"), &format!("//{role}@"), 1)
 }
 
 const SUPERUSER: &str = "postgres";
@@ -122,6 +122,11 @@ impl TestDatabase {
 
     pub fn url(&self) -> DatabaseUrl {
         self.url.parse().expect("a url")
+    }
+
+    /// Where this role logs in.
+    pub fn url_as(&self, role: &str) -> DatabaseUrl {
+        at(&self.superuser_url, role).parse().expect("a url")
     }
 
     /// The server's port.
@@ -255,7 +260,11 @@ impl TestDatabase {
 
     /// As the role that the worker logs in as.
     pub async fn execute_as_worker(&self, statements: &str) {
-        let client = connect(&self.url).await;
+        self.execute_as(self.role, statements).await;
+    }
+
+    pub async fn execute_as(&self, role: Role, statements: &str) {
+        let client = connect(&role.at(&self.superuser_url)).await;
         client.batch_execute(statements).await.expect("executed");
     }
 
