@@ -91,6 +91,23 @@ impl Tenants {
         batch.outcomes.pop().expect("an outcome").1
     }
 
+    /// A new login role as PostgREST's authenticator: it can become others and is nothing by itself.
+    async fn authenticator(&self) -> String {
+        let role = format!("authenticator_{}", Uuid::new_v4().simple());
+        self.db
+            .execute(&format!(
+                "create role {role} login noinherit; grant authenticated to {role}"
+            ))
+            .await;
+        role
+    }
+
+    /// A syncer that asks as this login role.
+    fn asking_as(&self, role: &str) -> Syncer {
+        let access = Access::new(&self.db.url_as(role), Authorize::Agent, true);
+        Syncer::new(self.db.pool(), access, Settings::default())
+    }
+
     /// One more member of our organization.
     async fn member(&self) -> Uuid {
         let user = Uuid::new_v4();
@@ -285,12 +302,7 @@ async fn a_login_that_cannot_become_authenticated_is_told_what_to_grant() {
         .db
         .execute(&format!("create role {role} login"))
         .await;
-    let url = tenants.db.url_as(&role);
-    let syncer = Syncer::new(
-        tenants.db.pool(),
-        Access::new(&url, Authorize::Agent, true),
-        Settings::default(),
-    );
+    let syncer = tenants.asking_as(&role);
     let alice = signed_in(tenants.alice);
     let asked = async || syncer.may_have(&alice, tenants.agent).await;
     let error = asked().await.expect_err("refused");
@@ -298,12 +310,9 @@ async fn a_login_that_cannot_become_authenticated_is_told_what_to_grant() {
         error.fault() == Fault::Setup && error.to_string().contains("grant authenticated to"),
         "{error}"
     );
-    // As PostgREST's authenticator: it can become others and is nothing by itself.
     tenants
         .db
-        .execute(&format!(
-            "alter role {role} noinherit; grant authenticated to {role}"
-        ))
+        .execute(&format!("grant authenticated to {role}"))
         .await;
     assert_eq!(asked().await.expect("an answer"), Verdict::Granted);
     assert_eq!(
@@ -354,25 +363,47 @@ async fn nobody_is_asked_about_under_anothers_name() {
     assert!(tenants.db.assistant(tenants.agent.0).await.is_some());
 }
 
+/// Whatever else it is used for. (That it is the same server, too, must not be told by how it writes dates.)
+#[tokio::test]
+async fn what_a_login_role_is_set_to_makes_no_difference() {
+    let tenants = Tenants::new().await;
+    let role = tenants.authenticator().await;
+    for setting in [
+        "timezone = 'Asia/Kathmandu'",
+        "datestyle = 'German, DMY'",
+        "extra_float_digits = -15",
+        "row_security = off",
+        "search_path = ''",
+        "default_transaction_isolation = 'serializable'",
+    ] {
+        tenants
+            .db
+            .execute(&format!("alter role {role} set {setting}"))
+            .await;
+        let syncer = tenants.asking_as(&role);
+        let alice = signed_in(tenants.alice);
+        match syncer.may_have(&alice, tenants.agent).await {
+            Ok(verdict) => assert_eq!(verdict, Verdict::Granted, "{setting}"),
+            Err(e) => panic!("{setting}: {e}"),
+        }
+        tenants
+            .db
+            .execute(&format!("alter role {role} reset all"))
+            .await;
+    }
+}
+
 /// A login whose sessions are never as they should be: it is somebody else from the start.
 #[tokio::test]
 async fn a_session_that_is_not_clean_is_not_lent_again() {
     let tenants = Tenants::new().await;
-    let role = format!("disguised_{}", Uuid::new_v4().simple());
-    tenants
-        .db
-        .execute(&format!(
-            "create role {role} login noinherit; grant authenticated to {role}"
-        ))
-        .await;
+    let role = tenants.authenticator().await;
     for (disguise, lent_again) in [("none", 1), ("authenticated", 0)] {
         tenants
             .db
             .execute(&format!("alter role {role} set role = '{disguise}'"))
             .await;
-        let url = tenants.db.url_as(&role);
-        let access = Access::new(&url, Authorize::Agent, true);
-        let syncer = Syncer::new(tenants.db.pool(), access, Settings::default());
+        let syncer = tenants.asking_as(&role);
         let asked = syncer
             .may_have(&signed_in(tenants.alice), tenants.agent)
             .await;
@@ -742,21 +773,24 @@ async fn a_policy_that_is_slow_for_one_user_keeps_nobody_elses_assistant_from_be
     );
 }
 
-/// A database of the same shape, but not the same: a staging project, say.
+/// A database of the same shape, but not the same: a staging project, say. Or one without agents, where whoever is asked has to
+/// say so, too.
 #[tokio::test]
 async fn another_servers_answers_do_not_count() {
     let tenants = Tenants::new().await;
     assert!(tenants.ask(tenants.alice).await.is_some());
-    let other = TestDatabase::new().await;
-    let access = Access::new(&other.url(), Authorize::Agent, true);
-    let syncer = Syncer::new(tenants.db.pool(), access, Settings::default());
-    let error = syncer.check_access().await.expect_err("refused");
-    assert!(error.to_string().contains("another server"), "{error}");
-    syncer
-        .sync_now(&[tenants.agent], Entrance::Pass)
-        .await
-        .expect("synced");
-    assert_eq!(tenants.db.count("langgraph_server.assistants").await, 1);
+    for other in [TestDatabase::new().await, TestDatabase::empty().await] {
+        let url = other.url_as(tenants.db.role.name());
+        let access = Access::new(&url, Authorize::Agent, true);
+        let syncer = Syncer::new(tenants.db.pool(), access, Settings::default());
+        let error = syncer.check_access().await.expect_err("refused");
+        assert!(error.to_string().contains("another server"), "{error}");
+        syncer
+            .sync_now(&[tenants.agent], Entrance::Pass)
+            .await
+            .expect("synced");
+        assert_eq!(tenants.db.count("langgraph_server.assistants").await, 1);
+    }
 }
 
 /// What a user sees of an agent is less than there is, and no edit is under way that would explain it.

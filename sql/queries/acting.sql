@@ -4,7 +4,4 @@ select row_security_active('public.agents') as secured,
   (
     select bool_and(has_column_privilege('public.agents', c.name, 'select'))
     from unnest(array[/* names */ 'id' /* end */]) as c (name)
-  ) as privileged,
-  -- As server.sql has it.
-  pg_postmaster_start_time()::text || '/' || (select oid from pg_catalog.pg_database where datname = current_database())::text
-  as place;
+  ) as privileged;

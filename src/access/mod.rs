@@ -329,20 +329,21 @@ impl Access {
                 .map(|(name, value)| (name.to_owned(), value.to_owned()))
                 .unzip();
             // Sent together, answered in this order.
-            let (begun, acts, acting) = futures::join!(
+            let (begun, acts, server, acting) = futures::join!(
                 client.batch_execute("begin isolation level read committed, read only"),
                 set(&client, &settings),
+                client.query_typed_one(sql!("server"), &[]),
                 client.query_typed_one(shape.acting(), &[]),
             );
             begun?;
             acts.map_err(no_role)?;
-            let acting = acting?;
-            if column::<&str>(&acting, "place")? != shape.place() {
+            if column::<&str>(&server?, "place")? != shape.place() {
                 return Err(Error::Pool(format!(
                     "{} leads to another server than the worker's own connection, or the server has just been restarted",
                     config::AUTHENTICATOR_URL
                 )));
             }
+            let acting = acting?;
             if !column::<bool>(&acting, "secured")? {
                 return Err(Error::Setup(format!(
                     "row-level security does not decide which rows of public.agents role {ROLE} may read, so lazy sync is \
