@@ -4,7 +4,7 @@
 //! a statement that fails because something has gone missing since then makes it look again.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio_postgres::types::Type;
 use tokio_postgres::{Row as Record, Transaction};
@@ -49,23 +49,40 @@ const COLUMNS: [(&str, &[&str]); 5] = [
 /// The columns of `agents` that hold parameters, by generation.
 const PARAMETERS: [&str; 3] = ["sampling_params", "temperature", "max_tokens"];
 
+/// What is asked in a look around: the source tables' columns, and which server has them.
+const LOOK: &str = concat!(sql!("source_columns"), "union all\n", sql!("server"));
+
 /// Reads agents from one database.
 #[derive(Debug, Default)]
 pub struct Source {
-    shape: Mutex<Option<Arc<Shape>>>,
+    known: Mutex<Known>,
 }
 
-/// What the source tables look like.
-#[derive(Debug, PartialEq, Eq)]
+/// What came of the last look around.
+#[derive(Debug, Default)]
+struct Known {
+    shape: Option<Arc<Shape>>,
+    /// Something has changed since.
+    is_outdated: bool,
+}
+
+/// What there is to read, and where.
+#[derive(Debug)]
 pub struct Shape {
+    tables: Tables,
+    /// The statement that reads what Supabase Auth knows of users; `None` where `auth.users` is not there, or may not be read.
+    known_users: Option<String>,
+    /// Which database this is, of which server, since when.
+    place: String,
+}
+
+/// What the source tables look like. Another look is another meaning of every agent.
+#[derive(Debug, PartialEq, Eq)]
+struct Tables {
     missing: Vec<String>,
     has_organizations: bool,
     has_tools: bool,
     has_models: bool,
-    /// `auth.users` is there and may be read.
-    has_users: bool,
-    /// Which database this is.
-    place: String,
     statements: Statements,
 }
 
@@ -80,7 +97,6 @@ struct Statements {
     spread_everything: String,
     read_as_caller: String,
     list_as_caller: String,
-    known_users: String,
     acting: String,
 }
 
@@ -88,52 +104,55 @@ impl Source {
     /// Looks at the tables. An error if there is no `public.agents` with an `id`.
     pub async fn inspect(&self, client: &tokio_postgres::Client) -> Result<Arc<Shape>, Error> {
         let mut columns: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-        for row in client.query_typed(sql!("source_columns"), &[]).await? {
+        for row in client.query_typed(LOOK, &[]).await? {
             columns
                 .entry(column(&row, "source")?)
                 .or_default()
                 .insert(column(&row, "name")?);
         }
-        let server = client.query_typed_one(sql!("server"), &[]).await?;
-        let shape = Arc::new(Shape::of(&columns, column(&server, "place")?)?);
-        let before = self
-            .shape
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .replace(shape.clone());
-        if before.as_ref() != Some(&shape) {
-            if !shape.missing.is_empty() {
+        let place = columns
+            .remove("server")
+            .and_then(|mut place| place.pop_first());
+        let shape = Arc::new(Shape::of(&columns, place.unwrap_or_default())?);
+        let now = Known {
+            shape: Some(shape.clone()),
+            is_outdated: false,
+        };
+        let before = std::mem::replace(&mut *self.known(), now).shape;
+        let (missing, is_first) = (&shape.tables.missing, before.is_none());
+        if !before.is_some_and(|before| before.has_same_tables(&shape)) {
+            if !missing.is_empty() {
                 warn!(
-                    missing = shape.missing.join(", "),
+                    missing = missing.join(", "),
                     "the source tables are incomplete, agents are synced without"
                 );
-            } else if before.is_some() {
+            } else if !is_first {
                 info!("the source tables are complete");
             }
         }
         Ok(shape)
     }
 
-    /// Forgets what the tables look like: they have changed.
+    /// The tables have changed, or the server is another: what was seen of them does not count any more.
     pub fn outdated(&self) {
-        self.shape
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        self.known().is_outdated = true;
     }
 
     /// What the tables look like; looks when that is not known. On the caller's connection: one that asked the pool for
     /// a second one while it has a first could wait for itself.
     pub async fn shape(&self, client: &tokio_postgres::Client) -> Result<Arc<Shape>, Error> {
-        let known = self
-            .shape
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
+        let known = {
+            let known = self.known();
+            known.shape.clone().filter(|_| !known.is_outdated)
+        };
         match known {
             Some(shape) => Ok(shape),
             None => self.inspect(client).await,
         }
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -207,13 +226,12 @@ impl Shape {
                     replace_part(fitted, part, instead)
                 })
         };
-        Ok(Self {
+        let has_users = has("auth.users", "id") && has("auth.users", "raw_app_meta_data");
+        let tables = Tables {
             missing,
             has_organizations,
             has_tools,
             has_models,
-            has_users: has("auth.users", "id") && has("auth.users", "raw_app_meta_data"),
-            place,
             statements: Statements {
                 read: limited(replace_part(fit(sql!("read_agents")), "head", &head)),
                 weigh_removals: fit(sql!("weigh_removals")),
@@ -223,15 +241,25 @@ impl Shape {
                 spread_everything: fit(sql!("spread_everything")),
                 read_as_caller: as_caller(sql!("read_as_caller")),
                 list_as_caller: fit(&as_caller(sql!("list_as_caller"))),
-                known_users: fit(sql!("known_users")),
                 acting: replace_part(sql!("acting").to_owned(), "names", &mapped('\'')),
             },
+        };
+        Ok(Self {
+            tables,
+            known_users: has_users.then(|| fit(sql!("known_users"))),
+            place,
         })
+    }
+
+    /// Whether agents mean the same as they did with this one. Another start of the server does not change that, nor does what
+    /// may be known of users.
+    pub fn has_same_tables(&self, other: &Self) -> bool {
+        self.tables == other.tables
     }
 
     /// The statement that counts what a removal must be counted with, `sql/queries/weigh_removals.sql`.
     pub fn weigh_removals(&self) -> &str {
-        &self.statements.weigh_removals
+        &self.tables.statements.weigh_removals
     }
 
     /// Agents and everything that belongs to them, in one snapshot. Those that do not exist are missing.
@@ -241,24 +269,24 @@ impl Shape {
         agents: &[AgentId],
     ) -> Result<HashMap<AgentId, Row>, Error> {
         let rows = tx
-            .query_typed(&self.statements.read, &[(&agents, Type::UUID_ARRAY)])
+            .query_typed(&self.tables.statements.read, &[(&agents, Type::UUID_ARRAY)])
             .await?;
         rows.iter().map(row).collect()
     }
 
     /// What the worker itself is sent to read agents; a caller needs privileges on all of it to be sent the same.
     pub fn read_whole(&self) -> &str {
-        &self.statements.read
+        &self.tables.statements.read
     }
 
     /// The same of a caller: only the columns of `public.agents` that the mapping uses.
     pub fn read_as_caller(&self) -> &str {
-        &self.statements.read_as_caller
+        &self.tables.statements.read_as_caller
     }
 
     /// Ids of all agents that a caller may read.
     pub fn list_as_caller(&self) -> &str {
-        &self.statements.list_as_caller
+        &self.tables.statements.list_as_caller
     }
 
     /// Which database was looked at.
@@ -268,17 +296,17 @@ impl Shape {
 
     /// Whether agents have organizations that are known.
     pub fn has_organizations(&self) -> bool {
-        self.has_organizations
+        self.tables.has_organizations
     }
 
     /// Whether what Supabase Auth knows of users is known.
     pub fn has_users(&self) -> bool {
-        self.has_users
+        self.known_users.is_some()
     }
 
     /// What a caller's role may do at all.
     pub fn acting(&self) -> &str {
-        &self.statements.acting
+        &self.tables.statements.acting
     }
 
     /// These users as Supabase Auth knows them, as far as the worker may ask.
@@ -288,8 +316,9 @@ impl Shape {
         users: &[Uuid],
     ) -> Result<Vec<Identity>, Error> {
         let mut known = HashMap::new();
-        if self.has_users && !users.is_empty() {
-            let statement = &self.statements.known_users;
+        if let Some(statement) = &self.known_users
+            && !users.is_empty()
+        {
             for row in tx
                 .query_typed(statement, &[(&users, Type::UUID_ARRAY)])
                 .await?
@@ -324,7 +353,7 @@ impl Shape {
         let rows = match scope {
             Scope::None => client.query_typed(sql!("candidates_ledger"), &page).await?,
             Scope::All => client.query_typed(sql!("candidates_all"), &page).await?,
-            Scope::Organizations(listed) if self.has_organizations => {
+            Scope::Organizations(listed) if self.tables.has_organizations => {
                 let listed: Vec<Uuid> = listed.iter().copied().collect();
                 let beyond = extent == Extent::Reach;
                 let [after, limit] = page;
@@ -353,18 +382,18 @@ impl Shape {
     /// The statement that turns changes of a shared table's rows into changes of the agents that use them, if the
     /// tables between them exist.
     pub fn spread(&self, table: &str) -> Option<&str> {
-        let statements = &self.statements;
+        let statements = &self.tables.statements;
         match table {
-            "mcp_tools" if self.has_tools => Some(&statements.spread_tools),
-            "global_ai_engines" if self.has_models => Some(&statements.spread_engines),
-            "ai_models" if self.has_models => Some(&statements.spread_models),
+            "mcp_tools" if self.tables.has_tools => Some(&statements.spread_tools),
+            "global_ai_engines" if self.tables.has_models => Some(&statements.spread_engines),
+            "ai_models" if self.tables.has_models => Some(&statements.spread_models),
             _ => None,
         }
     }
 
     /// The statement that makes every agent count as changed, one by one.
     pub fn spread_everything(&self) -> &str {
-        &self.statements.spread_everything
+        &self.tables.statements.spread_everything
     }
 }
 

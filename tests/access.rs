@@ -12,6 +12,8 @@ use agent_sync::syncer::{Entrance, Outcome, Syncer};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
+use crate::support::cluster::{Cluster, Server};
+use crate::support::database::Role;
 use crate::support::{TestDatabase, TestWorker, eventually};
 
 /// Two organizations with a member and an agent each.
@@ -31,7 +33,10 @@ impl Tenants {
     }
 
     async fn with(authorize: Authorize, recheck: bool) -> Self {
-        let db = TestDatabase::new().await;
+        Self::on(TestDatabase::new().await, authorize, recheck).await
+    }
+
+    async fn on(db: TestDatabase, authorize: Authorize, recheck: bool) -> Self {
         TestWorker::start(&db, &[]).await.stop().await;
         let (ours, alice) = db.organization().await;
         let (theirs, mallory) = db.organization().await;
@@ -791,6 +796,25 @@ async fn another_servers_answers_do_not_count() {
             .expect("synced");
         assert_eq!(tenants.db.count("langgraph_server.assistants").await, 1);
     }
+}
+
+/// A restart makes another server of it, too; but it is the same for both.
+#[tokio::test]
+async fn users_are_asked_about_again_after_a_restart() {
+    let cluster = Cluster::start(&[]).await;
+    let db = cluster.database(Role::of_run()).await;
+    let tenants = Tenants::on(db, Authorize::Agent, true).await;
+    assert!(tenants.may_have(tenants.alice).await);
+    Server::of(&tenants.db).await.crash_and_restart().await;
+    let alice = signed_in(tenants.alice);
+    eventually("she may have it again", || async {
+        match tenants.asked(&alice).await {
+            Ok(true) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    assert_eq!(tenants.ask(tenants.alice).await, Some(tenants.agent.0));
 }
 
 /// What a user sees of an agent is less than there is, and no edit is under way that would explain it.

@@ -35,6 +35,7 @@ mod resync;
 mod roles;
 mod secrets;
 mod server;
+mod source;
 mod startup_pass;
 mod store;
 mod tenants;

@@ -1,4 +1,5 @@
 -- Which of the source tables and columns exist (schemas drift), and which of Supabase Auth's users this role may read.
+-- (No semicolon at the end: server.sql is sent behind it.)
 select c.relname::text as source, a.attname::text as name
 from pg_catalog.pg_class as c
 join pg_catalog.pg_attribute as a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
@@ -12,4 +13,4 @@ join pg_catalog.pg_attribute as a on a.attrelid = c.oid and a.attnum > 0 and not
 where c.relnamespace = to_regnamespace('auth') and c.relname = 'users' and c.relkind in ('r', 'p')
   and has_schema_privilege(c.relnamespace, 'usage')
   and has_column_privilege(c.oid, a.attnum, 'select')
-  and not row_security_active(c.oid);
+  and not row_security_active(c.oid)

@@ -287,7 +287,10 @@ pub async fn look_around(syncer: &Syncer, seen: &mut Option<Arc<Shape>>) -> Resu
     let looking = async {
         let client = syncer.database.client().await?;
         let now = syncer.source.inspect(&client).await?;
-        if seen.as_ref().is_some_and(|before| *before != now) {
+        if seen
+            .as_ref()
+            .is_some_and(|before| !before.has_same_tables(&now))
+        {
             outbox::everything_changed(&client).await?;
         }
         *seen = Some(now);
