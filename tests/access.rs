@@ -2,18 +2,21 @@
 
 use std::time::Duration;
 
-use agent_sync::access::{Access, Identity, Verdict};
+use agent_sync::access::{Access, For, Identity, Question, Shown, Verdict};
 use agent_sync::config::{Authorize, OnRemove, Settings};
 use agent_sync::database::{Error, Fault};
 use agent_sync::ids::AgentId;
 use agent_sync::plan::{Answer, Claim, IfExists};
 use agent_sync::removals::MaxRemovals;
+use agent_sync::source::Source;
 use agent_sync::syncer::{Entrance, Outcome, Syncer};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use crate::support::cluster::{Cluster, Server};
 use crate::support::database::Role;
+use crate::support::interceptor::Interceptor;
+use crate::support::proxy::Proxy;
 use crate::support::{TestDatabase, TestWorker, eventually};
 
 /// Two organizations with a member and an agent each.
@@ -651,7 +654,7 @@ async fn a_question_waits_for_nobodys_lock_for_long() {
         .await
         .expect("locked");
     let access = Access::new(&tenants.db.url(), Authorize::Agent, true);
-    let source = agent_sync::source::Source::default();
+    let source = Source::default();
     let shape = source.inspect(&tenants.db.client).await.expect("a shape");
     let alice = signed_in(tenants.alice);
     let listing = access.list(&shape, &alice);
@@ -815,6 +818,68 @@ async fn users_are_asked_about_again_after_a_restart() {
     })
     .await;
     assert_eq!(tenants.ask(tenants.alice).await, Some(tenants.agent.0));
+}
+
+/// A router that forgets connections forgets all that are idle: one that never answers is reason to try none of the others.
+#[tokio::test]
+async fn one_question_without_an_answer_is_enough_to_make_new_connections() {
+    let tenants = Tenants::new().await;
+    let proxy = Proxy::before(tenants.db.port()).await;
+    let url = tenants.db.url_by_way_of(proxy.address).parse();
+    let access = Access::new(&url.expect("a url"), Authorize::Agent, true);
+    let syncer = Syncer::new(tenants.db.pool(), access, Settings::default());
+    let alice = signed_in(tenants.alice);
+    let ask = async || syncer.may_have(&alice, tenants.agent).await;
+    let (one, other) = tokio::join!(ask(), ask());
+    assert_eq!(one.expect("an answer"), Verdict::Granted);
+    assert_eq!(other.expect("an answer"), Verdict::Granted);
+    assert_eq!(proxy.stall(), 2, "both are idle, and dead");
+    match ask().await {
+        Ok(verdict) => panic!("{verdict:?}"),
+        Err(e) => assert_eq!(e.fault(), Fault::Passing, "{e}"),
+    }
+    assert_eq!(ask().await.expect("an answer"), Verdict::Granted);
+    assert_eq!(proxy.connections(), 3);
+}
+
+/// So it is where many are asked about, and the first of them were answered.
+#[tokio::test]
+async fn what_was_answered_before_the_connection_died_counts() {
+    let tenants = Tenants::new().await;
+    let interceptor = Interceptor::before(&tenants.db).await;
+    let url = interceptor.url.parse().expect("a url");
+    let access = Access::new(&url, Authorize::Agent, true);
+    let shape = Source::default().inspect(&tenants.db.client).await;
+    let shape = shape.expect("a shape");
+    let question = || Question {
+        identity: signed_in(tenants.alice),
+        agents: vec![tenants.agent],
+    };
+    // More than are asked about at once.
+    let questions: Vec<_> = (0..101).map(|_| question()).collect();
+    let ask = async || access.ask(For::Syncs, &shape, &questions).await;
+    let (one, other) = tokio::join!(ask(), ask());
+    assert!(one.is_ok() && other.is_ok());
+    let sessions = "pg_stat_activity where application_name = 'agent-sync access' and datname = current_database()";
+    assert_eq!(tenants.db.count(sessions).await, 2);
+
+    drop(interceptor.hold_at("begin isolation level"));
+    let silence = interceptor.hold_at("begin isolation level");
+    let shown = ask().await.expect("answers");
+    let answered = shown.iter().filter(|shown| matches!(shown, Shown::Rows(_)));
+    assert_eq!(answered.count(), 100);
+    let unknown = shown
+        .iter()
+        .filter(|shown| matches!(shown, Shown::Unknown { passing: true, .. }));
+    assert_eq!(unknown.count(), 1);
+    drop(silence);
+    eventually("the connection that was idle is closed, too", || async {
+        match tenants.db.count(sessions).await {
+            0 => Ok(()),
+            open => Err(format!("{open} open")),
+        }
+    })
+    .await;
 }
 
 /// What a user sees of an agent is less than there is, and no edit is under way that would explain it.

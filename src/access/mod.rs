@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use futures::future::join_all;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Row as Record};
 use uuid::Uuid;
@@ -163,19 +163,22 @@ impl Access {
         let deadline = Instant::now() + PATIENCE;
         let mut why = "there was no time to ask".to_owned();
         for (group, asked) in order.chunks(TOGETHER).enumerate() {
-            let answered = self.ask_together(asking, shape, questions, asked);
-            match timeout_at(deadline, answered).await {
-                Ok(Ok(shown)) => {
+            let left = deadline.duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            let answered = self.ask_together(asking, left, shape, questions, asked);
+            match answered.await {
+                Ok(shown) => {
                     for (place, shown) in asked.iter().zip(shown) {
                         answers[*place] = Some(shown);
                     }
                 }
-                Ok(Err(e)) if group == 0 => return Err(e),
-                Ok(Err(e)) => {
+                Err(e) if group == 0 => return Err(e),
+                Err(e) => {
                     why = e.to_string();
                     break;
                 }
-                Err(_) => break,
             }
         }
         let unknown = || Shown::Unknown {
@@ -191,6 +194,7 @@ impl Access {
     async fn ask_together(
         &self,
         asking: For,
+        patience: Duration,
         shape: &Shape,
         questions: &[Question],
         asked: &[usize],
@@ -199,7 +203,7 @@ impl Access {
             Authorize::Agent => shape.read_as_caller(),
             Authorize::Source => shape.read_whole(),
         };
-        let shown = self.acting(asking, shape, async |client| {
+        let shown = self.acting(asking, patience, shape, async |client| {
             // All of them are on their way before the first is answered.
             let reads = join_all(asked.iter().map(async |place| {
                 let Question { identity, agents } = &questions[*place];
@@ -212,14 +216,13 @@ impl Access {
         Ok(shown.await?.unwrap_or_else(denied))
     }
 
-    /// All agents that this user may read, active or not.
-    /// Each with its organization.
+    /// All agents that this user may read, active or not, with their organizations.
     pub async fn list(
         &self,
         shape: &Shape,
         identity: &Identity,
     ) -> Result<Vec<(AgentId, Option<Uuid>)>, Error> {
-        let listed = self.acting(For::Requests, shape, async |client| {
+        let listed = self.acting(For::Requests, PATIENCE, shape, async |client| {
             let records = read_as(client, identity, shape.list_as_caller(), &[]).await?;
             let agent = |record| Ok((column(record, "id")?, column(record, "organization_id")?));
             records.iter().map(agent).collect()
@@ -233,7 +236,8 @@ impl Access {
     /// Says what to mend.
     pub async fn check(&self, shape: &Shape) -> Result<(), Error> {
         if !self.is_open() {
-            self.acting(For::Syncs, shape, async |_| Ok(())).await?;
+            self.acting(For::Syncs, PATIENCE, shape, async |_| Ok(()))
+                .await?;
         }
         Ok(())
     }
@@ -313,6 +317,7 @@ impl Access {
     async fn acting<T>(
         &self,
         asking: For,
+        patience: Duration,
         shape: &Shape,
         work: impl AsyncFnOnce(&Client) -> Result<T, Error>,
     ) -> Result<Option<T>, Error> {
@@ -365,7 +370,7 @@ impl Access {
             }
             Ok(done)
         };
-        database.within(PATIENCE, asking).await
+        database.within(patience, asking).await
     }
 }
 

@@ -121,8 +121,8 @@ impl Database {
             Err(_) => {
                 self.forget_idle();
                 Err(Error::Pool(format!(
-                    "no answer within {} s",
-                    limit.as_secs()
+                    "no answer within {:.0} s",
+                    limit.as_secs_f64()
                 )))
             }
         }
