@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use super::{ROBYN_DEV, Reader, boolean};
-use crate::http::auth::HttpUrl;
+use crate::http::url::HttpUrl;
 
 pub const SUPABASE_URL: &str = "SUPABASE_URL";
 pub const SUPABASE_JWKS_URL: &str = "SUPABASE_JWKS_URL";
@@ -108,12 +108,7 @@ fn project(text: &str) -> Result<HttpUrl, String> {
         .iter()
         .find_map(|api| text.strip_suffix(api))
         .unwrap_or(text);
-    let url: HttpUrl = base.parse()?;
-    if url.is_bare() {
-        Ok(url)
-    } else {
-        Err("it must have neither a user, nor a query, nor a fragment".to_owned())
-    }
+    HttpUrl::bare(base)
 }
 
 /// A public text taken for the secret would let everybody sign tokens.

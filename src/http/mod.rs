@@ -4,6 +4,7 @@ pub mod admin;
 pub mod assistants;
 pub mod auth;
 pub(crate) mod body;
+mod connector;
 pub(crate) mod create;
 pub(crate) mod fields;
 mod lazy_sync;
@@ -12,6 +13,7 @@ pub(crate) mod search;
 mod server;
 mod slots;
 mod socket;
+pub mod url;
 
 use bytes::Bytes;
 use http_body_util::Full;

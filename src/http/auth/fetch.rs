@@ -6,16 +6,13 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
 use hyper::header::{ACCEPT, AUTHORIZATION, HeaderValue, USER_AGENT};
 use hyper::{Request, StatusCode};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use rustls::ClientConfig;
 
 use super::jwks::Source;
 use super::keys::Keys;
-use super::url::HttpUrl;
-use crate::database::tls;
+use crate::http::connector::{Connector, connector};
+use crate::http::url::HttpUrl;
 use crate::telemetry::chain;
 
 /// For everything from looking up the host to the last byte.
@@ -32,7 +29,7 @@ pub struct FetchError {
     why: String,
 }
 
-type HttpClient = Client<HttpsConnector<HttpConnector>, Empty<Bytes>>;
+type HttpClient = Client<Connector, Empty<Bytes>>;
 
 impl FetchError {
     pub fn new(url: impl Into<String>, why: impl Into<String>) -> Self {
@@ -53,7 +50,7 @@ pub struct Endpoint {
 
 impl Endpoint {
     pub fn new(url: HttpUrl) -> Self {
-        let client = tls::public().map(client);
+        let client = connector(DEADLINE).map(client);
         Self { url, client }
     }
 
@@ -94,15 +91,7 @@ impl Source for Endpoint {
     }
 }
 
-fn client(tls: ClientConfig) -> HttpClient {
-    let mut tcp = HttpConnector::new();
-    tcp.enforce_http(false);
-    tcp.set_connect_timeout(Some(DEADLINE));
-    let connector = HttpsConnectorBuilder::new()
-        .with_tls_config(tls)
-        .https_or_http()
-        .enable_http1()
-        .wrap_connector(tcp);
+fn client(connector: Connector) -> HttpClient {
     // Minutes lie between two fetches: no connection is worth keeping.
     Client::builder(TokioExecutor::new())
         .pool_max_idle_per_host(0)

@@ -5,13 +5,12 @@
 //! | `token` | what a token must be and say (pure) |
 //! | `keys` | keys, and the algorithm of each |
 //! | `jwks` | when a project's published keys are fetched, and how long they count |
-//! | `fetch`, `url` | fetching them; what of a URL may be shown |
+//! | `fetch` | fetching them |
 
 mod fetch;
 mod jwks;
 pub(crate) mod keys;
 pub(crate) mod token;
-mod url;
 
 use std::fmt;
 use std::sync::Arc;
@@ -32,8 +31,6 @@ use fetch::Endpoint;
 use jwks::{Jwks, Unavailable};
 use keys::Key;
 use token::{Refusal, Rules, Token};
-
-pub use url::HttpUrl;
 
 /// Who sent a request, as far as they have proven it.
 #[derive(Clone, PartialEq)]

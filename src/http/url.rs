@@ -1,4 +1,4 @@
-//! A URL that is fetched. What may be secret in it is shown nowhere: user, password, and query.
+//! A URL of a server that is asked. What may be secret in it is shown nowhere: user, password, and query.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -25,7 +25,7 @@ impl FromStr for HttpUrl {
 
     /// The error names no part of the URL.
     fn from_str(text: &str) -> Result<Self, String> {
-        let invalid = || "it is not a URL like https://<ref>.supabase.co".to_owned();
+        let invalid = || "it is not a URL like https://host or http://host:8000".to_owned();
         let given: Uri = text.parse().map_err(|_| invalid())?;
         let scheme = given.scheme_str().unwrap_or_default();
         if !matches!(scheme, "http" | "https") {
@@ -80,9 +80,14 @@ impl HttpUrl {
         self.authorization.as_ref()
     }
 
-    /// Only a scheme, a host, perhaps a port, and a path.
-    pub fn is_bare(&self) -> bool {
-        self.authorization.is_none() && !self.has_more_than_a_path()
+    /// One with only a scheme, a host, perhaps a port, and a path.
+    pub fn bare(text: &str) -> Result<Self, String> {
+        let url: Self = text.parse()?;
+        if url.authorization.is_none() && !url.has_more_than_a_path() {
+            Ok(url)
+        } else {
+            Err("it must have neither a user, nor a query, nor a fragment".to_owned())
+        }
     }
 
     pub fn has_more_than_a_path(&self) -> bool {
