@@ -3,7 +3,9 @@
 use agent_sync::config::ROBYN_DEV;
 use serde_json::{Value, json};
 
-use crate::support::{TestDatabase, TestWorker};
+use crate::support::server::Client;
+use crate::support::worker::exchange;
+use crate::support::{Project, TestDatabase, TestWorker};
 
 const DEV: &[(&str, &str)] = &[(ROBYN_DEV, "true")];
 
@@ -235,6 +237,112 @@ async fn a_search_filters_sorts_pages_and_selects() {
         }
         worker.stop().await;
     }
+}
+
+/// As the official server says it: the total is none, and there is a next page only where there is something on it.
+#[tokio::test]
+async fn a_search_says_whether_there_is_more() {
+    for worker in workers().await {
+        let mut client = Client::connect(worker.api).await;
+        let mut search = async |limit: i64, offset: i64| {
+            let body = json!({"limit": limit, "offset": offset, "select": ["version"]});
+            let page = client.post("/assistants/search", &body.to_string()).await;
+            let found: Vec<Value> = serde_json::from_str(&page.body).expect("an array");
+            let header = |name| {
+                page.header(name)
+                    .map(|value| value.parse().expect("a number"))
+            };
+            let [total, next] = ["x-pagination-total", "x-pagination-next"].map(header);
+            (found.len(), total, next)
+        };
+        assert_eq!(search(10, 0).await, (0, Some(0), None));
+        for _ in 0..3 {
+            made(&worker, json!({"graph_id": "g"})).await;
+        }
+        for (limit, offset, expected) in [
+            (1, 0, (1, Some(2), Some(1))),
+            (2, 0, (2, Some(3), Some(2))),
+            (1, 1, (1, Some(3), Some(2))),
+            (3, 0, (3, Some(3), None)),
+            (1, 2, (1, Some(3), None)),
+            (1000, 1, (2, Some(3), None)),
+            (5, 3, (0, Some(3), None)),
+            (5, 7, (0, Some(7), None)),
+            (1000, i64::MAX, (0, Some(i64::MAX), None)),
+        ] {
+            assert_eq!(search(limit, offset).await, expected, "{limit} {offset}");
+        }
+        worker.stop().await;
+    }
+}
+
+/// A user may see the agent, but not its tools: the store finds its assistant, and it is not shown.
+#[tokio::test]
+async fn what_is_not_shown_takes_its_place_on_the_page_and_hides_no_next_one() {
+    let (db, project) = (TestDatabase::new().await, Project::new().await);
+    let (organization, user) = db.organization().await;
+    let (hidden, shown) = (db.agent("a").await, db.agent("b").await);
+    db.execute(&format!(
+        "drop policy \"users manage tools\" on public.mcp_tools;
+         insert into public.mcp_tools (id, tool_name, endpoint_url) values ('{hidden}', 't', 'https://t.example');
+         insert into public.agent_mcp_tools values ('{hidden}', '{hidden}');
+         update public.agents set organization_id = '{organization}'"
+    ))
+    .await;
+    let variables = [
+        ("AGENT_SYNC_SCOPE", "all"),
+        ("AGENT_SYNC_AUTHORIZE", "source"),
+    ];
+    let variables = [&project.variables(), &variables[..]].concat();
+    let worker = TestWorker::start(&db, &variables).await;
+    let page = async |offset: i64| {
+        let body = json!({"limit": 1, "offset": offset, "sort_by": "name", "sort_order": "asc", "select": ["assistant_id"]});
+        let token = project.token(user);
+        let (status, head, body) = exchange(
+            worker.api,
+            &format!(
+                "POST /assistants/search HTTP/1.1\r\nhost: x\r\nconnection: close\r\nauthorization: Bearer {token}\r\n\
+                 content-length: {}\r\n\r\n{body}",
+                body.to_string().len()
+            ),
+        )
+        .await;
+        assert_eq!(status, 200, "{body}");
+        let found: Value = serde_json::from_str(&body).expect("an array");
+        (
+            found,
+            head.contains("x-pagination-next: 1"),
+            head.contains("x-pagination-next"),
+        )
+    };
+    assert_eq!(page(0).await, (json!([]), true, true));
+    assert_eq!(
+        page(1).await,
+        (json!([{"assistant_id": shown}]), false, false)
+    );
+    worker.stop().await;
+}
+
+/// A runtime's own assistants may have ids that no request can name.
+#[tokio::test]
+async fn what_cannot_be_asked_for_is_not_found_either() {
+    let db = TestDatabase::new().await;
+    let worker = TestWorker::start(&db, DEV).await;
+    db.execute(
+        r#"insert into langgraph_server.assistants (id, graph_id, metadata, created_at)
+           select id, 'g', '{"owner": "dev"}', now()
+           from unnest(array['mine', 'a0000000-0000-4000-8000-00000000000A', 'a0000000000040008000000000000001']) as id"#,
+    )
+    .await;
+    let one = made(&worker, json!({"graph_id": "g"})).await;
+    let body = json!({"limit": 1, "sort_by": "created_at", "sort_order": "asc"});
+    assert_eq!(
+        post(&worker, "/assistants/search", body).await,
+        (200, json!([one]))
+    );
+    let all = post(&worker, "/assistants/count", json!({})).await;
+    assert_eq!(all, (200, json!(1)));
+    worker.stop().await;
 }
 
 #[tokio::test]

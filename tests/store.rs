@@ -232,6 +232,8 @@ async fn a_page_that_is_too_large_is_refused_and_its_parts_are_not() {
     }
     for (body, listed) in [
         (json!({"limit": 1}), 1),
+        // What is beyond does not count.
+        (json!({"limit": 16}), 16),
         (json!({"limit": 1000, "offset": 17}), 1),
         (json!({"limit": 1000, "offset": 18}), 0),
         (json!({"limit": 1000, "select": ["version"]}), 18),
@@ -269,8 +271,8 @@ async fn in_memory_a_page_that_is_too_large_is_refused_too() {
     };
     for (limit, field, listed) in [
         (17, "config", None),
-        (16, "config", Some(16)),
-        (18, "metadata", Some(18)),
+        (16, "config", Some((16, true))),
+        (18, "metadata", Some((18, false))),
     ] {
         let page = Page {
             limit,
@@ -280,7 +282,8 @@ async fn in_memory_a_page_that_is_too_large_is_refused_too() {
         };
         let (filter, fields) = (Filter::default(), [field]);
         let found = store.search(&viewer, &filter, page, &fields);
-        let found = found.await.expect("searched").map(|found| found.len());
+        let found = found.await.expect("searched");
+        let found = found.map(|page| (page.found.len(), page.more));
         assert_eq!(found, listed, "{limit} {field}");
     }
 }

@@ -14,7 +14,7 @@ use crate::http::patch;
 use crate::http::search::AssistantSearch;
 use crate::ids::AssistantId;
 use crate::store::memory::Memory;
-use crate::store::{Changed, New, Viewer};
+use crate::store::{Changed, Listed, New, Viewer};
 
 /// Never what a client sends.
 const OURS: [&str; 4] = [
@@ -203,9 +203,10 @@ fn search(body: &Value) {
         };
         memory.create(new, OffsetDateTime::UNIX_EPOCH);
     }
-    let Some(found) = memory.search(&viewer, filter, page, &search.select) else {
+    let Some(Listed { found, more }) = memory.search(&viewer, filter, page, &search.select) else {
         return;
     };
+    assert!(!more, "one is all there is");
     assert!(found.iter().all(|found| found.is_of(&viewer.owner)));
     let finds_itself = filter
         .metadata

@@ -171,11 +171,15 @@ impl Assistants {
                 "the page is larger than 16 MiB: ask for fewer assistants (limit) or fewer fields (select)",
             )
         })?;
-        let seen = self.visible(caller, found).await?;
+        // By what the store has found: where a caller has just lost sight of some of it, the rest is on the next page all the same.
+        let paging = search.page_headers(found.found.len(), found.more);
+        let seen = self.visible(caller, found.found).await?;
         let listed = seen
             .iter()
             .map(|found| search.selected(found.assistant.to_json()));
-        Ok(json_answer(StatusCode::OK, &listed.collect()))
+        let mut answer = json_answer(StatusCode::OK, &listed.collect());
+        answer.headers_mut().extend(paging);
+        Ok(answer)
     }
 
     async fn count(&self, caller: &Caller, body: Value) -> Result<Answer, Problem> {

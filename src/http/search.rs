@@ -1,10 +1,14 @@
 //! The bodies of `POST /assistants/search` and `/count`: LangGraph's `AssistantSearchRequest`.
 
+use hyper::header::{HeaderName, HeaderValue};
 use serde_json::{Map, Value};
 
 use super::Problem;
 use super::fields::Fields;
 use crate::store::{Filter, Order, Page};
+
+pub const PAGINATION_TOTAL: HeaderName = HeaderName::from_static("x-pagination-total");
+pub const PAGINATION_NEXT: HeaderName = HeaderName::from_static("x-pagination-next");
 
 /// The fields of an assistant that a search may be asked for.
 const FIELDS: [&str; 10] = [
@@ -69,6 +73,21 @@ impl AssistantSearch {
                     .collect(),
             }),
         }
+    }
+
+    /// What the official server says of a page with so many on it. Its total is none: it says whether there are more.
+    pub fn page_headers(&self, listed: usize, more: bool) -> Vec<(HeaderName, HeaderValue)> {
+        let Page { limit, offset, .. } = self.page;
+        if more {
+            let next = offset.saturating_add(limit);
+            let total = next.saturating_add(1);
+            return vec![
+                (PAGINATION_TOTAL, total.into()),
+                (PAGINATION_NEXT, next.into()),
+            ];
+        }
+        let listed = i64::try_from(listed).unwrap_or(i64::MAX);
+        vec![(PAGINATION_TOTAL, offset.saturating_add(listed).into())]
     }
 
     /// Of an assistant's fields, those that were asked for.

@@ -11,8 +11,8 @@ use time::OffsetDateTime;
 
 use super::batch::{Answer, Answers, How, Stands, Write};
 use super::{
-    Assistant, Changed, Filter, Found, New, Order, Page, Patch, Synced, Viewer, fingerprint,
-    timestamp, weight,
+    Assistant, Changed, Filter, Found, Listed, New, Order, Page, Patch, Synced, Viewer,
+    fingerprint, timestamp, weight,
 };
 use crate::assistant::METADATA_KEYS;
 use crate::ids::{AssistantId, SYSTEM};
@@ -98,7 +98,7 @@ impl Memory {
         filter: &Filter,
         page: Page,
         fields: &[&str],
-    ) -> Option<Vec<Found>> {
+    ) -> Option<Listed> {
         let assistants = self.lock();
         let mut matching: Vec<_> = matching(&assistants, viewer, filter).collect();
         matching.sort_by(|a, b| {
@@ -114,7 +114,10 @@ impl Memory {
         let bytes: usize = listed()
             .map(|one| weight::of_fields(&one.assistant, fields))
             .sum();
-        (bytes <= weight::MAX_PAGE).then(|| listed().cloned().collect())
+        (bytes <= weight::MAX_PAGE).then(|| Listed {
+            found: listed().cloned().collect(),
+            more: matching.len().saturating_sub(skip) > take,
+        })
     }
 
     pub fn count(&self, viewer: &Viewer, filter: &Filter) -> i64 {

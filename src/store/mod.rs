@@ -149,6 +149,14 @@ pub struct Filter {
     pub name: Option<String>,
 }
 
+/// A page of what was looked for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Listed {
+    pub found: Vec<Found>,
+    /// There is more after it.
+    pub more: bool,
+}
+
 /// Who is looking.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Viewer {
@@ -297,7 +305,7 @@ impl Store {
         filter: &Filter,
         page: Page,
         fields: &[&str],
-    ) -> Result<Option<Vec<Found>>, database::Error> {
+    ) -> Result<Option<Listed>, database::Error> {
         match self {
             Self::Memory(memory) => Ok(memory.search(viewer, filter, page, fields)),
             Self::Postgres(database) => {

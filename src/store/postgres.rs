@@ -7,8 +7,8 @@ use tokio_postgres::types::{Json, Type};
 use tokio_postgres::{Row, Transaction};
 use uuid::Uuid;
 
-use super::{Assistant, Changed, Filter, Found, New, Order, Page, Patch, Synced, Viewer};
-use crate::database::{DEADLINE, Database, Error, begin, column};
+use super::{Assistant, Changed, Filter, Found, Listed, New, Order, Page, Patch, Synced, Viewer};
+use crate::database::{DEADLINE, Database, Error, Param, begin, column};
 use crate::ids::AssistantId;
 use crate::sql;
 
@@ -145,76 +145,85 @@ pub async fn search(
     filter: &Filter,
     page: Page,
     fields: &[&str],
-) -> Result<Option<Vec<Found>>, Error> {
+) -> Result<Option<Listed>, Error> {
     let statement = format!(
-        "with page as (\n{}\n)\n{}",
-        search_statement(),
-        sql!("assistants_page")
+        "with found as (\n{}), page as (\n{})\n{}",
+        sql!("assistants_found"),
+        sql!("assistants_search"),
+        page_statement()
     );
-    let rows = select(database, &statement, viewer, filter, Some(page), fields).await?;
-    let bytes = rows
-        .first()
-        .map_or(Ok(None), |row| column::<Option<i64>>(row, "bytes"))?;
-    if bytes.is_some_and(|bytes| bytes > MAX_PAGE) {
-        return Ok(None);
-    }
-    let found = rows.iter().filter_map(|row| found(row).transpose());
-    found.collect::<Result<_, _>>().map(Some)
-}
-
-/// To be a part of another.
-fn search_statement() -> &'static str {
-    sql!("assistants_search").trim_end().trim_end_matches(';')
-}
-
-pub async fn count(database: &Database, viewer: &Viewer, filter: &Filter) -> Result<i64, Error> {
-    let search = search_statement();
-    let statement = format!("select count(*) as count from (\n{search}\n) as found");
-    let rows = select(database, &statement, viewer, filter, None, &[]).await?;
-    rows.first().map_or(Ok(0), |row| column(row, "count"))
-}
-
-async fn select(
-    database: &Database,
-    statement: &str,
-    viewer: &Viewer,
-    filter: &Filter,
-    page: Option<Page>,
-    fields: &[&str],
-) -> Result<Vec<Row>, Error> {
-    let order = page.map_or("id", |page| match page.order {
+    let order = match page.order {
         Order::Id => "id",
         Order::CreatedAt => "created_at",
         Order::UpdatedAt => "updated_at",
         Order::Name => "name",
         Order::GraphId => "graph_id",
-    });
+    };
+    let paging: [Param<'_>; 5] = [
+        (&order, Type::TEXT),
+        (&page.ascending, Type::BOOL),
+        (&page.limit, Type::INT8),
+        (&page.offset, Type::INT8),
+        (&fields, Type::TEXT_ARRAY),
+    ];
+    listed(&select(database, &statement, viewer, filter, &paging).await?)
+}
+
+/// To be a part of another.
+fn page_statement() -> String {
+    sql!("assistants_page").replace(":most", &MAX_PAGE.to_string())
+}
+
+/// What a statement that ends in [`page_statement`] comes to.
+fn listed(rows: &[Row]) -> Result<Option<Listed>, Error> {
+    let Some(first) = rows.first() else {
+        return Ok(None);
+    };
+    let bytes: Option<i64> = column(first, "bytes")?;
+    if bytes.is_some_and(|bytes| bytes > MAX_PAGE) {
+        return Ok(None);
+    }
+    let more = column(first, "more")?;
+    let found = rows.iter().filter_map(|row| found(row).transpose());
+    Ok(Some(Listed {
+        found: found.collect::<Result<_, _>>()?,
+        more,
+    }))
+}
+
+pub async fn count(database: &Database, viewer: &Viewer, filter: &Filter) -> Result<i64, Error> {
+    let found = sql!("assistants_found");
+    let statement = format!("with found as (\n{found})\nselect count(*) as count from found");
+    let rows = select(database, &statement, viewer, filter, &[]).await?;
+    rows.first().map_or(Ok(0), |row| column(row, "count"))
+}
+
+/// Runs a statement about what assistants_found.sql finds. It may have parameters of its own.
+async fn select(
+    database: &Database,
+    statement: &str,
+    viewer: &Viewer,
+    filter: &Filter,
+    more: &[Param<'_>],
+) -> Result<Vec<Row>, Error> {
     let agents: Option<(Vec<_>, Vec<_>)> = viewer
         .agents
         .as_ref()
         .map(|agents| agents.iter().copied().unzip());
     let (agents, organizations) = agents.unzip();
+    let metadata = json!(filter.metadata);
+    let finding: [Param<'_>; 6] = [
+        (&viewer.owner, Type::TEXT),
+        (&agents, Type::UUID_ARRAY),
+        (&organizations, Type::UUID_ARRAY),
+        (&metadata, Type::JSONB),
+        (&filter.graph_id, Type::TEXT),
+        (&filter.name, Type::TEXT),
+    ];
+    let params: Vec<Param<'_>> = finding.into_iter().chain(more.iter().cloned()).collect();
     let reading = async {
         let client = database.client().await?;
-        let rows = client
-            .query_typed(
-                statement,
-                &[
-                    (&viewer.owner, Type::TEXT),
-                    (&agents, Type::UUID_ARRAY),
-                    (&organizations, Type::UUID_ARRAY),
-                    (&json!(filter.metadata), Type::JSONB),
-                    (&filter.graph_id, Type::TEXT),
-                    (&filter.name, Type::TEXT),
-                    (&order, Type::TEXT),
-                    (&page.is_some_and(|page| page.ascending), Type::BOOL),
-                    (&page.map(|page| page.limit), Type::INT8),
-                    (&page.map_or(0, |page| page.offset), Type::INT8),
-                    (&fields, Type::TEXT_ARRAY),
-                    (&MAX_PAGE, Type::INT8),
-                ],
-            )
-            .await?;
+        let rows = client.query_typed(statement, &params).await?;
         client.give_back();
         Ok(rows)
     };
