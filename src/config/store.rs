@@ -8,7 +8,7 @@ use hyper::header::{HeaderName, HeaderValue};
 use percent_encoding::percent_decode_str;
 
 use super::{DATABASE_URL, Reader, duration};
-use crate::http::auth::HttpUrl;
+use crate::http::url::HttpUrl;
 
 pub const STORE: &str = "AGENT_SYNC_STORE";
 pub const LANGGRAPH_API_URL: &str = "LANGGRAPH_API_URL";

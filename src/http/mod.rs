@@ -4,7 +4,7 @@ pub mod admin;
 pub mod assistants;
 pub mod auth;
 pub(crate) mod body;
-mod connector;
+pub(crate) mod connector;
 pub(crate) mod create;
 pub(crate) mod fields;
 mod lazy_sync;

@@ -32,18 +32,7 @@ impl Memory {
         match self.lock().entry(new.id) {
             Entry::Occupied(_) => None,
             Entry::Vacant(place) => {
-                let assistant = Assistant {
-                    id: new.id,
-                    graph_id: new.graph_id,
-                    config: new.config,
-                    context: new.context,
-                    metadata: new.metadata,
-                    name: Some(new.name),
-                    description: new.description,
-                    version: 1,
-                    created_at: now,
-                    updated_at: now,
-                };
+                let assistant = new.at(now);
                 let made = Found {
                     owner: owner(&assistant),
                     assistant,

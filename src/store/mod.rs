@@ -46,6 +46,23 @@ pub struct New {
     pub description: Option<String>,
 }
 
+impl New {
+    fn at(self, now: OffsetDateTime) -> Assistant {
+        Assistant {
+            id: self.id,
+            graph_id: self.graph_id,
+            config: self.config,
+            context: self.context,
+            metadata: self.metadata,
+            name: Some(self.name),
+            description: self.description,
+            version: 1,
+            created_at: now,
+            updated_at: now,
+        }
+    }
+}
+
 /// An assistant, and what the ledger says of it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Found {

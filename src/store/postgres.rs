@@ -30,24 +30,37 @@ pub async fn create(database: &Database, new: New) -> Result<Option<Assistant>, 
     let writing = async {
         let mut client = database.client().await?;
         let tx = begin(&mut client).await?;
+        // The times are the database's.
+        let new = new.at(OffsetDateTime::UNIX_EPOCH);
+        let sent = Sent::of(&new);
         let row = tx
-            .query_typed_opt(
-                sql!("assistant_create"),
-                &[
-                    (&new.id.to_string(), Type::TEXT),
-                    (&new.graph_id, Type::TEXT),
-                    (&Json(&new.config), Type::JSONB),
-                    (&Json(&new.context), Type::JSONB),
-                    (&Json(&new.metadata), Type::JSONB),
-                    (&new.name, Type::TEXT),
-                    (&new.description, Type::TEXT),
-                ],
-            )
+            .query_typed_opt(sql!("assistant_create"), &sent.params())
             .await?;
         let created = row.map(|row| decode(new.id, &row)).transpose()?;
         tx.commit().await?;
         client.give_back();
         Ok(created)
+    };
+    database.within(DEADLINE, writing).await
+}
+
+/// Does this to an assistant, in a transaction in which nobody else changes it, if it is this owner's.
+async fn change<T>(
+    database: &Database,
+    id: AssistantId,
+    owner: &str,
+    change: impl AsyncFnOnce(&Transaction<'_>, Found) -> Result<Changed<T>, Error>,
+) -> Result<Changed<T>, Error> {
+    let writing = async {
+        let mut client = database.client().await?;
+        let tx = begin(&mut client).await?;
+        let changed = match take(&tx, id, owner).await? {
+            Some(found) => change(&tx, found).await?,
+            None => Changed::NotTheirs,
+        };
+        tx.commit().await?;
+        client.give_back();
+        Ok(changed)
     };
     database.within(DEADLINE, writing).await
 }
@@ -74,42 +87,25 @@ pub async fn patch(
     owner: &str,
     patch: Patch,
 ) -> Result<Changed<Assistant>, Error> {
-    let writing = async {
-        let mut client = database.client().await?;
-        let tx = begin(&mut client).await?;
-        let changed = match take(&tx, id, owner).await? {
-            None => Changed::NotTheirs,
-            Some(Found {
-                synced: Some(synced),
-                ..
-            }) if !patch.is_metadata_only() => Changed::Synced(synced.agent),
-            Some(Found { mut assistant, .. }) => {
-                if patch.apply(&mut assistant) {
-                    let row = tx
-                        .query_typed_one(
-                            sql!("assistant_patch"),
-                            &[
-                                (&id.to_string(), Type::TEXT),
-                                (&assistant.graph_id, Type::TEXT),
-                                (&Json(&assistant.config), Type::JSONB),
-                                (&Json(&assistant.context), Type::JSONB),
-                                (&Json(&assistant.metadata), Type::JSONB),
-                                (&assistant.name, Type::TEXT),
-                                (&assistant.description, Type::TEXT),
-                            ],
-                        )
-                        .await?;
-                    Changed::Done(decode(id, &row)?)
-                } else {
-                    Changed::TooLarge
-                }
-            }
-        };
-        tx.commit().await?;
-        client.give_back();
-        Ok(changed)
-    };
-    database.within(DEADLINE, writing).await
+    change(database, id, owner, async |tx, found| match found {
+        Found {
+            synced: Some(synced),
+            ..
+        } if !patch.is_metadata_only() => Ok(Changed::Synced(synced.agent)),
+        Found { mut assistant, .. } => match patch.apply(&mut assistant) {
+            true => write(tx, &assistant).await.map(Changed::Done),
+            false => Ok(Changed::TooLarge),
+        },
+    })
+    .await
+}
+
+async fn write(tx: &Transaction<'_>, assistant: &Assistant) -> Result<Assistant, Error> {
+    let sent = Sent::of(assistant);
+    let row = tx
+        .query_typed_one(sql!("assistant_patch"), &sent.params())
+        .await?;
+    decode(assistant.id, &row)
 }
 
 pub async fn delete(
@@ -117,26 +113,53 @@ pub async fn delete(
     id: AssistantId,
     owner: &str,
 ) -> Result<Changed<()>, Error> {
-    let writing = async {
-        let mut client = database.client().await?;
-        let tx = begin(&mut client).await?;
-        let changed = match take(&tx, id, owner).await? {
-            None => Changed::NotTheirs,
-            Some(Found {
-                synced: Some(synced),
-                ..
-            }) => Changed::Synced(synced.agent),
-            Some(_) => {
-                tx.execute_typed(sql!("assistant_delete"), &[(&id.to_string(), Type::TEXT)])
-                    .await?;
-                Changed::Done(())
-            }
-        };
-        tx.commit().await?;
-        client.give_back();
-        Ok(changed)
-    };
-    database.within(DEADLINE, writing).await
+    change(database, id, owner, async |tx, found| {
+        if let Some(synced) = found.synced {
+            return Ok(Changed::Synced(synced.agent));
+        }
+        tx.execute_typed(sql!("assistant_delete"), &[(&id.to_string(), Type::TEXT)])
+            .await?;
+        Ok(Changed::Done(()))
+    })
+    .await
+}
+
+/// What is sent of an assistant.
+struct Sent<'a> {
+    id: String,
+    graph_id: &'a str,
+    config: Json<&'a Map<String, Value>>,
+    context: Json<&'a Map<String, Value>>,
+    metadata: Json<&'a Map<String, Value>>,
+    name: Option<&'a str>,
+    description: Option<&'a str>,
+}
+
+impl<'a> Sent<'a> {
+    fn of(assistant: &'a Assistant) -> Self {
+        Self {
+            id: assistant.id.to_string(),
+            graph_id: &assistant.graph_id,
+            config: Json(&assistant.config),
+            context: Json(&assistant.context),
+            metadata: Json(&assistant.metadata),
+            name: assistant.name.as_deref(),
+            description: assistant.description.as_deref(),
+        }
+    }
+
+    /// In the order in which the statements name them.
+    fn params(&self) -> [Param<'_>; 7] {
+        [
+            (&self.id, Type::TEXT),
+            (&self.graph_id, Type::TEXT),
+            (&self.config, Type::JSONB),
+            (&self.context, Type::JSONB),
+            (&self.metadata, Type::JSONB),
+            (&self.name, Type::TEXT),
+            (&self.description, Type::TEXT),
+        ]
+    }
 }
 
 pub async fn search(

@@ -9,11 +9,8 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, USER_AGENT};
 use hyper::{HeaderMap, Method, Request, StatusCode};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use rustls::ClientConfig;
 use serde_json::Value;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -21,8 +18,9 @@ use tokio::time::Instant;
 use super::CONCURRENCY;
 use super::gate::{Closed, Gate};
 use crate::config::LangGraph;
-use crate::database::{Error, Fault, tls};
-use crate::http::auth::HttpUrl;
+use crate::database::{Error, Fault};
+use crate::http::connector::{Connector, connector};
+use crate::http::url::HttpUrl;
 use crate::retry::Backoff;
 use crate::telemetry::chain;
 
@@ -43,7 +41,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// The most that is quoted of an answer.
 const MAX_QUOTED: usize = 200;
 
-type HttpClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
+type HttpClient = Client<Connector, Full<Bytes>>;
 
 #[derive(Debug)]
 pub struct Transport {
@@ -121,7 +119,7 @@ impl Transport {
             url: config.url.clone(),
             headers,
             timeout: config.timeout,
-            client: tls::public().map(client),
+            client: connector(CONNECT_TIMEOUT).map(client),
             slots: Semaphore::new(CONCURRENCY),
             gate: Mutex::default(),
             was_away: AtomicBool::new(false),
@@ -320,16 +318,7 @@ fn seconds(header: &HeaderValue) -> Option<Duration> {
     Some(Duration::from_secs(seconds.min(3600)))
 }
 
-fn client(tls: ClientConfig) -> HttpClient {
-    let mut tcp = HttpConnector::new();
-    tcp.enforce_http(false);
-    tcp.set_nodelay(true);
-    tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
-    let connector = HttpsConnectorBuilder::new()
-        .with_tls_config(tls)
-        .https_or_http()
-        .enable_http1()
-        .wrap_connector(tcp);
+fn client(connector: Connector) -> HttpClient {
     Client::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
         .pool_max_idle_per_host(CONCURRENCY)
