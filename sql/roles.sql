@@ -70,6 +70,7 @@ begin
         ('agent_sync.outbox', 'select, insert, delete, update (id)'),
         ('agent_sync.ledger', 'select, insert, update, delete'),
         ('agent_sync.leases', 'select, insert, update, delete'),
+        ('agent_sync.versions', 'select, insert, update, delete'),
         ('langgraph_server.assistants', 'select, insert, update, delete')
     ), columns (relation, name, privilege) as (
       values

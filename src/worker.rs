@@ -120,6 +120,7 @@ impl Worker {
         let keys = authenticator.clone();
         tasks.spawn(keys.keep_keys(readiness.clone(), shutdown.clone()));
         let api = http::assistants::Assistants {
+            health: http::health::Health::new(database.clone()),
             store: match (place, database) {
                 (Place::Memory(memory), _) => Store::Memory(memory),
                 (_, Some(database)) => Store::Postgres(database),

@@ -41,3 +41,4 @@ mod store;
 mod tenants;
 mod tls;
 mod triggers;
+mod versions;

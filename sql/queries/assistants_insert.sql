@@ -1,12 +1,18 @@
 -- $1 text[] id, $2 text[] graph_id, $3 text[] name, $4 text[] description, $5 text[] config, $6 text[] metadata.
--- New assistants. One that somebody made in the meantime is left alone and missing from the answer.
-insert into langgraph_server.assistants as a
-  (id, graph_id, config, context, metadata, name, description, version, created_at, updated_at)
-select w.id, w.graph_id, w.config::jsonb, '{}',
-  w.metadata::jsonb || jsonb_build_object(
-    'synced_at', to_char(statement_timestamp() at time zone 'utc', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')),
-  w.name, w.description, 1, statement_timestamp(), statement_timestamp()
-from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[])
-  as w (id, graph_id, name, description, config, metadata)
-on conflict (id) do nothing
-returning a.id, agent_sync.fingerprint(a.graph_id, a.config, a.context, a.name, a.description, a.metadata) as row_hash;
+-- New assistants. One that somebody made in the meantime is left alone and missing from the answer. Versions that are left of one that
+-- somebody has deleted behind our back are not the new one's.
+with created as (
+  insert into langgraph_server.assistants as a
+    (id, graph_id, config, context, metadata, name, description, version, created_at, updated_at)
+  select w.id, w.graph_id, w.config::jsonb, '{}',
+    w.metadata::jsonb || jsonb_build_object(
+      'synced_at', to_char(statement_timestamp() at time zone 'utc', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')),
+    w.name, w.description, 1, statement_timestamp(), statement_timestamp()
+  from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[])
+    as w (id, graph_id, name, description, config, metadata)
+  on conflict (id) do nothing
+  returning a.id, agent_sync.fingerprint(a.graph_id, a.config, a.context, a.name, a.description, a.metadata) as row_hash
+), gone as (
+  delete from agent_sync.versions as v using created where v.assistant_id = created.id
+)
+select id, row_hash from created;

@@ -2,19 +2,47 @@
 -- $7 boolean[] fresh, $8 boolean[] adopt.
 -- Existing assistants get new content; keys of the metadata that are not ours stay, but for a fresh one. One that is
 -- adopted must still say that it is the system's. What another session holds is passed over, and missing from the answer.
+-- What each was so far becomes one of its versions, of which twenty are kept. Where it becomes another owner's or another
+-- organization's, all of them go: what one had is not the next one's to see.
 with free as (
-  select id from langgraph_server.assistants where id = any ($1::text[]) order by id for no key update skip locked
+  select a.id, a.version, a.graph_id, a.config, a.context, a.metadata, a.name, a.description, a.created_at, a.updated_at
+  from langgraph_server.assistants as a
+  where a.id = any ($1::text[])
+  order by a.id
+  for no key update skip locked
+), wanted as (
+  select w.*, w.fresh or (free.metadata ->> 'owner', free.metadata ->> 'supabase_organization_id')
+    is distinct from (w.metadata::jsonb ->> 'owner', w.metadata::jsonb ->> 'supabase_organization_id') as forgets
+  from free
+  join unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::boolean[], $8::boolean[])
+    as w (id, graph_id, name, description, config, metadata, fresh, adopt) on w.id = free.id
+), updated as (
+  update langgraph_server.assistants as a
+  set graph_id = w.graph_id, config = w.config::jsonb, context = '{}', name = w.name, description = w.description,
+    metadata = case
+        when w.fresh or jsonb_typeof(a.metadata) is distinct from 'object' then '{}'::jsonb
+        else a.metadata - array['supabase_agent_id', 'supabase_organization_id', 'owner', 'synced_at']
+      end || w.metadata::jsonb || jsonb_build_object(
+        'synced_at', to_char(statement_timestamp() at time zone 'utc', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')),
+    version = coalesce(a.version, 1) + 1, updated_at = statement_timestamp()
+  from wanted as w
+  where a.id = w.id and (not w.adopt or a.metadata ->> 'owner' = 'system')
+  returning a.id, a.version, w.forgets,
+    agent_sync.fingerprint(a.graph_id, a.config, a.context, a.name, a.description, a.metadata) as row_hash
+), kept as (
+  insert into agent_sync.versions as v
+    (assistant_id, version, graph_id, config, context, metadata, name, description, created_at)
+  select free.id, coalesce(free.version, 1), free.graph_id, free.config, free.context, free.metadata, free.name, free.description,
+    coalesce(greatest(free.created_at, free.updated_at), statement_timestamp())
+  from updated
+  join free on free.id = updated.id
+  where not updated.forgets
+  on conflict (assistant_id, version) do update
+  set graph_id = excluded.graph_id, config = excluded.config, context = excluded.context, metadata = excluded.metadata,
+    name = excluded.name, description = excluded.description
+), gone as (
+  delete from agent_sync.versions as v
+  using updated
+  where v.assistant_id = updated.id and v.version < case when updated.forgets then 2147483647 else updated.version - 20 end
 )
-update langgraph_server.assistants as a
-set graph_id = w.graph_id, config = w.config::jsonb, context = '{}', name = w.name, description = w.description,
-  metadata = case
-      when w.fresh or jsonb_typeof(a.metadata) is distinct from 'object' then '{}'::jsonb
-      else a.metadata - array['supabase_agent_id', 'supabase_organization_id', 'owner', 'synced_at']
-    end || w.metadata::jsonb || jsonb_build_object(
-      'synced_at', to_char(statement_timestamp() at time zone 'utc', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')),
-  version = coalesce(a.version, 0) + 1, updated_at = statement_timestamp()
-from free
-join unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::boolean[], $8::boolean[])
-  as w (id, graph_id, name, description, config, metadata, fresh, adopt) on w.id = free.id
-where a.id = free.id and (not w.adopt or a.metadata ->> 'owner' = 'system')
-returning a.id, agent_sync.fingerprint(a.graph_id, a.config, a.context, a.name, a.description, a.metadata) as row_hash;
+select id, row_hash from updated;

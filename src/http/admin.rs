@@ -13,7 +13,7 @@ use crate::database::{Database, Error};
 use crate::readiness::Readiness;
 
 /// How long the database may take to answer a probe.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
 pub struct Admin {

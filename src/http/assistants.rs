@@ -15,13 +15,15 @@ use uuid::Uuid;
 use super::auth::{Authenticator, Caller};
 use super::create::AssistantCreate;
 use super::fields::{assistant_id, too_large};
+use super::health::{self, Health};
 use super::lazy_sync::{self, NotSynced};
+use super::route::{self, Part, Route};
 use super::search::AssistantSearch;
-use super::{Answer, Body, Handle, Problem, json_answer, patch, read_json};
+use super::{Answer, Body, Handle, Problem, json_answer, patch, read_json, versions};
 use crate::database::{Error, Fault};
 use crate::ids::{AgentId, AssistantId};
 use crate::plan::IfExists;
-use crate::store::{Changed, Found, New, Patch, Store, Viewer};
+use crate::store::{Changed, Found, New, Patch, Store, Versions, Viewer};
 use crate::syncer::{Released, Syncer};
 
 #[derive(Debug)]
@@ -30,37 +32,71 @@ pub struct Assistants {
     /// `None` in in-memory mode: there is nothing to sync from.
     pub syncer: Option<Arc<Syncer>>,
     pub authenticator: Arc<Authenticator>,
+    pub health: Health,
 }
 
 impl Handle for Assistants {
     async fn handle(&self, request: Request<Body>) -> Result<Answer, Problem> {
-        let path = request.uri().path().to_owned();
-        let segments: Vec<&str> = path.split('/').skip(1).collect();
-        let Some((&"assistants", rest)) = segments.split_first() else {
-            return Err(Problem::not_found());
+        let uri = request.uri().clone();
+        let Some(route) = Route::of(uri.path()) else {
+            let moved = route::without_slash(&uri).ok_or_else(Problem::not_found)?;
+            return super::redirect(&moved);
         };
-        let caller = self.authenticator.caller(request.headers()).await?;
-        let method = request.method().clone();
-        let body = async || read_json(request.into_body()).await;
-        match (&method, rest) {
-            (&Method::POST, []) => self.create(&caller, body().await?).await,
-            (_, []) => Err(Problem::method_not_allowed("POST")),
-            (&Method::POST, ["search"]) => self.search(&caller, body().await?).await,
-            (&Method::POST, ["count"]) => self.count(&caller, body().await?).await,
-            (_, ["search" | "count"]) => Err(Problem::method_not_allowed("POST")),
-            (&Method::GET | &Method::HEAD, [id]) => self.get(&caller, assistant_id(id)?).await,
-            (&Method::PATCH, [id]) => {
-                let id = assistant_id(id)?;
-                self.patch(&caller, id, patch::parse(body().await?)?).await
+        match route {
+            Route::Ok => {
+                route.check(request.method())?;
+                Ok(self.health.ok(uri.query()).await)
             }
-            (&Method::DELETE, [id]) => self.delete(&caller, assistant_id(id)?).await,
-            (_, [_]) => Err(Problem::method_not_allowed("GET, HEAD, PATCH, DELETE")),
-            _ => Err(Problem::not_found()),
+            Route::Info => {
+                route.check(request.method())?;
+                Ok(health::info())
+            }
+            Route::Assistants(part) => {
+                let caller = self.authenticator.caller(request.headers()).await?;
+                route.check(request.method())?;
+                self.answer(&caller, part, request).await
+            }
         }
     }
 }
 
 impl Assistants {
+    /// `request`: of a method that this part takes.
+    async fn answer(
+        &self,
+        caller: &Caller,
+        part: Part<'_>,
+        request: Request<Body>,
+    ) -> Result<Answer, Problem> {
+        let method = request.method().clone();
+        let body = async || read_json(request.into_body()).await;
+        match part {
+            Part::All => self.create(caller, body().await?).await,
+            Part::Search => self.search(caller, body().await?).await,
+            Part::Count => self.count(caller, body().await?).await,
+            Part::One(id) => {
+                let id = assistant_id(id)?;
+                match method {
+                    Method::PATCH => self.patch(caller, id, patch::parse(body().await?)?).await,
+                    Method::DELETE => self.delete(caller, id).await,
+                    _ => self.get(caller, id).await,
+                }
+            }
+            Part::Versions(id) => {
+                let id = assistant_id(id)?;
+                let asked = versions::parse(body().await?)?;
+                self.versions(caller, id, &asked).await
+            }
+            Part::Latest(id) => {
+                let id = assistant_id(id)?;
+                let version = versions::parse_latest(body().await?)?;
+                self.set_latest(caller, id, version).await
+            }
+            Part::Schemas(id) => self.schemas(caller, assistant_id(id)?).await,
+            Part::Graph(id) => self.graph(caller, assistant_id(id)?).await,
+        }
+    }
+
     async fn create(&self, caller: &Caller, body: Value) -> Result<Answer, Problem> {
         let create = AssistantCreate::parse(body)?;
         if let Some(agent) = &create.agent {
@@ -124,40 +160,113 @@ impl Assistants {
             Changed::Done(assistant) => Ok(json_answer(StatusCode::OK, &assistant.to_json())),
             Changed::Synced(agent) => Err(read_only(id, agent)),
             Changed::TooLarge => Err(too_large()),
-            Changed::NotTheirs => Err(self.not_theirs(caller, id).await?),
+            Changed::NotTheirs | Changed::NoVersion => {
+                Err(self.not_theirs(caller, id, no_assistant_with(id)).await?)
+            }
         }
     }
 
     async fn delete(&self, caller: &Caller, id: AssistantId) -> Result<Answer, Problem> {
         let owner = caller.owner();
         let deleted = self.store.delete(id, &owner).await;
+        let done = || Ok(super::empty_answer(StatusCode::NO_CONTENT));
         match (deleted.map_err(|e| problem(&e))?, &self.syncer) {
-            (Changed::Done(()), _) => Ok(super::empty_answer(StatusCode::NO_CONTENT)),
+            (Changed::Done(()), _) => return done(),
             (Changed::Synced(agent), Some(syncer)) => {
                 let released = syncer.release(agent, id, &owner).await;
                 match released.map_err(|e| problem(&e))? {
-                    Released::Done => Ok(super::empty_answer(StatusCode::NO_CONTENT)),
-                    Released::NotTheirs => Err(self.not_theirs(caller, id).await?),
-                    Released::Busy => Err(Problem::unavailable()),
+                    Released::Done => return done(),
+                    Released::NotTheirs => {}
+                    Released::Busy => return Err(Problem::unavailable()),
                 }
             }
-            _ => Err(self.not_theirs(caller, id).await?),
+            _ => {}
+        }
+        Err(self.not_theirs(caller, id, no_assistant_with(id)).await?)
+    }
+
+    /// Who may see an assistant may see what it was, as far as that is kept.
+    async fn versions(
+        &self,
+        caller: &Caller,
+        id: AssistantId,
+        asked: &Versions,
+    ) -> Result<Answer, Problem> {
+        let versions = self.store.versions(id, asked).await;
+        let seen = match versions.map_err(|e| problem(&e))? {
+            Some(versions) => self.visible(caller, versions.found).await?,
+            None => match self.seen(caller, id).await? {
+                Some(_) => return Err(Problem::page_too_large()),
+                None => Vec::new(),
+            },
+        };
+        if seen.is_empty() {
+            return Err(no_assistant(id));
+        }
+        let versions = seen.iter().map(|found| found.assistant.to_version_json());
+        Ok(json_answer(StatusCode::OK, &versions.collect()))
+    }
+
+    async fn set_latest(
+        &self,
+        caller: &Caller,
+        id: AssistantId,
+        version: Option<i64>,
+    ) -> Result<Answer, Problem> {
+        // None is a version that there never is.
+        let wanted = version.unwrap_or(i64::MIN);
+        let restored = self.store.restore(id, &caller.owner(), wanted).await;
+        match restored.map_err(|e| problem(&e))? {
+            Changed::Done(assistant) => Ok(json_answer(StatusCode::OK, &assistant.to_json())),
+            Changed::Synced(agent) => Err(read_only(id, agent)),
+            Changed::NoVersion => {
+                let version = version.map_or_else(|| "None".to_owned(), |v| v.to_string());
+                let detail = format!("Version {version} not found for assistant {id}");
+                Err(Problem::new(StatusCode::NOT_FOUND, detail))
+            }
+            Changed::NotTheirs | Changed::TooLarge => {
+                Err(self.not_theirs(caller, id, no_assistant(id)).await?)
+            }
         }
     }
 
     /// Why a caller may not change an assistant: it is everybody's, or as far as they may know there is none.
-    async fn not_theirs(&self, caller: &Caller, id: AssistantId) -> Result<Problem, Problem> {
+    async fn not_theirs(
+        &self,
+        caller: &Caller,
+        id: AssistantId,
+        none: Problem,
+    ) -> Result<Problem, Problem> {
         let shared = self
             .seen(caller, id)
             .await?
             .and_then(|found| found.shared().map(|synced| synced.agent));
-        Ok(match shared {
-            Some(agent) => read_only(id, agent),
-            None => Problem::new(
-                StatusCode::NOT_FOUND,
-                format!("Assistant with ID {id} not found"),
-            ),
-        })
+        Ok(shared.map_or(none, |agent| read_only(id, agent)))
+    }
+
+    /// A store has no graphs, so it cannot say what theirs are. Clients that draw a form from them do without.
+    async fn schemas(&self, caller: &Caller, id: AssistantId) -> Result<Answer, Problem> {
+        let found = self.seen(caller, id).await?;
+        let found = found.ok_or_else(Problem::not_found)?;
+        let schemas = json!({
+            "graph_id": found.assistant.graph_id,
+            "input_schema": null,
+            "output_schema": null,
+            "state_schema": null,
+            "config_schema": null,
+            "context_schema": null,
+        });
+        Ok(json_answer(StatusCode::OK, &schemas))
+    }
+
+    async fn graph(&self, caller: &Caller, id: AssistantId) -> Result<Answer, Problem> {
+        let found = self.seen(caller, id).await?;
+        let found = found.ok_or_else(Problem::not_found)?;
+        let detail = format!(
+            "agent-sync has no graphs: ask the LangGraph server that runs graph {}",
+            found.assistant.graph_id
+        );
+        Err(Problem::new(StatusCode::NOT_FOUND, detail))
     }
 
     async fn search(&self, caller: &Caller, body: Value) -> Result<Answer, Problem> {
@@ -165,12 +274,8 @@ impl Assistants {
         let viewer = self.viewer(caller).await?;
         let AssistantSearch { filter, page, .. } = &search;
         let found = self.store.search(&viewer, filter, *page, &search.select);
-        let found = found.await.map_err(|e| problem(&e))?.ok_or_else(|| {
-            // Never a shorter one: clients page until a page is shorter than its limit.
-            Problem::unprocessable(
-                "the page is larger than 16 MiB: ask for fewer assistants (limit) or fewer fields (select)",
-            )
-        })?;
+        let found = found.await.map_err(|e| problem(&e))?;
+        let found = found.ok_or_else(Problem::page_too_large)?;
         // By what the store has found: where a caller has just lost sight of some of it, the rest is on the next page all the same.
         let paging = search.page_headers(found.found.len(), found.more);
         let seen = self.visible(caller, found.found).await?;
@@ -213,11 +318,13 @@ impl Assistants {
     /// Of what was just read, what the caller may see.
     async fn visible(&self, caller: &Caller, mut found: Vec<Found>) -> Result<Vec<Found>, Problem> {
         let owner = caller.owner();
-        let shared: Vec<_> = found
+        let mut shared: Vec<_> = found
             .iter()
             .filter(|found| !found.is_of(&owner))
             .filter_map(|found| Some((found.assistant.id, found.shared()?)))
             .collect();
+        // All versions of an assistant are one question.
+        shared.dedup_by_key(|(id, _)| *id);
         let seen: HashSet<AssistantId> = match &self.syncer {
             Some(syncer) if !shared.is_empty() => {
                 let identity = caller.identity();
@@ -239,6 +346,18 @@ fn read_only(id: AssistantId, agent: AgentId) -> Problem {
     Problem::new(
         StatusCode::CONFLICT,
         format!("Assistant {id} is kept equal to agent {agent}: edit the agent instead"),
+    )
+}
+
+fn no_assistant(id: AssistantId) -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, format!("Assistant {id} not found"))
+}
+
+/// In the official server's other words.
+fn no_assistant_with(id: AssistantId) -> Problem {
+    Problem::new(
+        StatusCode::NOT_FOUND,
+        format!("Assistant with ID {id} not found"),
     )
 }
 

@@ -152,6 +152,16 @@ impl Fields {
         }
     }
 
+    /// How many of a list are asked for.
+    pub fn limit(&mut self) -> Result<i64, Problem> {
+        Ok(self.number("limit", 1, 1000)?.unwrap_or(10))
+    }
+
+    /// After how many of them.
+    pub fn offset(&mut self) -> Result<i64, Problem> {
+        Ok(self.number("offset", 0, i64::MAX)?.unwrap_or(0))
+    }
+
     pub fn texts(&mut self, name: &str) -> Result<Vec<String>, Problem> {
         let wrong = || Problem::unprocessable(format!("{name} must be an array of strings"));
         match self.0.remove(name) {

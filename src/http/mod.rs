@@ -7,17 +7,20 @@ pub(crate) mod body;
 pub(crate) mod connector;
 pub(crate) mod create;
 pub(crate) mod fields;
+pub mod health;
 mod lazy_sync;
 pub(crate) mod patch;
+mod route;
 pub(crate) mod search;
 mod server;
 mod slots;
 mod socket;
 pub mod url;
+pub(crate) mod versions;
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION, RETRY_AFTER};
 use hyper::{Request, Response, StatusCode};
 use serde_json::{Value, json};
 
@@ -60,6 +63,13 @@ impl Problem {
             header: Some((ALLOW, allowed)),
             ..Self::new(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed")
         }
+    }
+
+    /// Never a shorter page: clients page until one is shorter than its limit.
+    pub fn page_too_large() -> Self {
+        Self::unprocessable(
+            "the page is larger than 16 MiB: ask for fewer assistants (limit) or fewer fields (select)",
+        )
     }
 
     pub fn unprocessable(detail: impl Into<String>) -> Self {
@@ -115,6 +125,14 @@ pub fn json_answer(status: StatusCode, body: &Value) -> Answer {
         .headers_mut()
         .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     answer
+}
+
+/// To a path on this server. The method and the body stay what they were.
+fn redirect(path: &str) -> Result<Answer, Problem> {
+    let location = HeaderValue::from_str(path).map_err(|_| Problem::not_found())?;
+    let mut answer = empty_answer(StatusCode::TEMPORARY_REDIRECT);
+    answer.headers_mut().insert(LOCATION, location);
+    Ok(answer)
 }
 
 pub fn empty_answer(status: StatusCode) -> Answer {

@@ -50,8 +50,8 @@ impl AssistantSearch {
         };
         let ascending = [("asc", true), ("desc", false)];
         let page = Page {
-            limit: fields.number("limit", 1, 1000)?.unwrap_or(10),
-            offset: fields.number("offset", 0, i64::MAX)?.unwrap_or(0),
+            limit: fields.limit()?,
+            offset: fields.offset()?,
             order: fields.word("sort_by", &ORDERS)?.unwrap_or(Order::CreatedAt),
             ascending: fields.word("sort_order", &ascending)?.unwrap_or(false),
         };

@@ -2,8 +2,8 @@
 //! gone when the process ends, and made anew by the next startup pass.
 
 use std::cmp::Ordering;
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde_json::{Map, Value};
@@ -11,21 +11,96 @@ use time::OffsetDateTime;
 
 use super::batch::{Answer, Answers, How, Stands, Write};
 use super::{
-    Assistant, Changed, Filter, Found, Listed, New, Order, Page, Patch, Synced, Viewer,
-    fingerprint, timestamp, weight,
+    Assistant, Changed, Filter, Found, KEPT, Listed, New, Order, Page, Patch, Synced, Versions,
+    Viewer, fingerprint, timestamp, weight,
 };
 use crate::assistant::METADATA_KEYS;
 use crate::ids::{AssistantId, SYSTEM};
 use crate::plan::Existing;
 
+/// Every field of an assistant that may be large.
+const FIELDS: [&str; 6] = [
+    "graph_id",
+    "name",
+    "description",
+    "config",
+    "context",
+    "metadata",
+];
+
 #[derive(Debug, Default)]
 pub struct Memory {
-    assistants: Mutex<HashMap<AssistantId, Found>>,
+    assistants: Mutex<HashMap<AssistantId, Kept>>,
+}
+
+/// An assistant, and what it was before.
+#[derive(Debug)]
+struct Kept {
+    now: Found,
+    /// By version, each as it was: its last update is when it was made. One that was made the current one again is here, too.
+    before: BTreeMap<i32, Assistant>,
+}
+
+impl Kept {
+    fn new(now: Found) -> Self {
+        Self {
+            now,
+            before: BTreeMap::new(),
+        }
+    }
+
+    /// The number of a version that comes after all others.
+    fn next_version(&self) -> i32 {
+        let last = self.before.last_key_value();
+        let last = last
+            .map_or(0, |(last, _)| *last)
+            .max(self.now.assistant.version);
+        last.saturating_add(1)
+    }
+
+    /// What it was so far becomes one of its versions; those older than the twenty before a new one go. Where it becomes another
+    /// owner's or another organization's, all of them go.
+    fn becomes(&mut self, next: Assistant) {
+        let was = std::mem::replace(&mut self.now.assistant, next);
+        if hands(&was) != hands(&self.now.assistant) {
+            return self.before.clear();
+        }
+        let made = self.before.get(&was.version);
+        let made = made.map_or(was.updated_at, |before| before.updated_at);
+        let was = Assistant {
+            updated_at: made,
+            ..was
+        };
+        self.before.insert(was.version, was);
+        let oldest = self.now.assistant.version.saturating_sub(KEPT);
+        self.before.retain(|version, _| *version >= oldest);
+    }
+
+    /// All versions, the newest first.
+    fn versions(&self) -> impl Iterator<Item = Assistant> {
+        let now = &self.now.assistant;
+        let made = self.before.get(&now.version).unwrap_or(now).updated_at;
+        let now = (now.version, (now, made));
+        let before = self
+            .before
+            .iter()
+            .map(|(v, was)| (*v, (was, was.updated_at)));
+        let all: BTreeMap<_, _> = before.chain([now]).collect();
+        all.into_values().rev().map(|(version, made)| Assistant {
+            created_at: made,
+            ..version.clone()
+        })
+    }
+}
+
+/// Whose it is, in two ways.
+fn hands(assistant: &Assistant) -> [Option<&Value>; 2] {
+    ["owner", "supabase_organization_id"].map(|key| assistant.metadata.get(key))
 }
 
 impl Memory {
     pub fn get(&self, id: AssistantId) -> Option<Found> {
-        self.lock().get(&id).cloned()
+        self.lock().get(&id).map(|kept| kept.now.clone())
     }
 
     pub fn create(&self, new: New, now: OffsetDateTime) -> Option<Assistant> {
@@ -35,10 +110,11 @@ impl Memory {
                 let assistant = new.at(now);
                 let made = Found {
                     owner: owner(&assistant),
-                    assistant,
+                    assistant: assistant.clone(),
                     synced: None,
                 };
-                Some(place.insert(made).assistant.clone())
+                place.insert(Kept::new(made));
+                Some(assistant)
             }
         }
     }
@@ -50,33 +126,82 @@ impl Memory {
         patch: Patch,
         now: OffsetDateTime,
     ) -> Changed<Assistant> {
-        match self.lock().get_mut(&id) {
-            Some(found) if found.is_of(theirs) => {
-                if let Some(synced) = found.synced.as_ref().filter(|_| !patch.is_metadata_only()) {
-                    return Changed::Synced(synced.agent);
-                }
-                let mut patched = found.assistant.clone();
-                if !patch.apply(&mut patched) {
-                    return Changed::TooLarge;
-                }
-                patched.version += 1;
-                patched.updated_at = now;
-                found.assistant.clone_from(&patched);
-                Changed::Done(patched)
+        let is_metadata_only = patch.is_metadata_only();
+        self.change(id, theirs, is_metadata_only, |kept| {
+            let mut patched = kept.now.assistant.clone();
+            if !patch.apply(&mut patched) {
+                return Changed::TooLarge;
             }
+            patched.version = kept.next_version();
+            patched.updated_at = now;
+            kept.becomes(patched);
+            Changed::Done(kept.now.assistant.clone())
+        })
+    }
+
+    pub fn restore(
+        &self,
+        id: AssistantId,
+        theirs: &str,
+        version: i64,
+        now: OffsetDateTime,
+    ) -> Changed<Assistant> {
+        self.change(id, theirs, false, |kept| {
+            let created_at = kept.now.assistant.created_at;
+            let mut versions = kept.versions();
+            let Some(was) = versions.find(|was| i64::from(was.version) == version) else {
+                return Changed::NoVersion;
+            };
+            drop(versions);
+            kept.becomes(Assistant {
+                created_at,
+                updated_at: now,
+                ..was
+            });
+            Changed::Done(kept.now.assistant.clone())
+        })
+    }
+
+    fn change(
+        &self,
+        id: AssistantId,
+        theirs: &str,
+        even_if_synced: bool,
+        change: impl FnOnce(&mut Kept) -> Changed<Assistant>,
+    ) -> Changed<Assistant> {
+        match self.lock().get_mut(&id) {
+            Some(kept) if kept.now.is_of(theirs) => match &kept.now.synced {
+                Some(synced) if !even_if_synced => Changed::Synced(synced.agent),
+                _ => change(kept),
+            },
             _ => Changed::NotTheirs,
         }
     }
 
+    pub fn versions(&self, id: AssistantId, asked: &Versions) -> Option<Listed> {
+        let assistants = self.lock();
+        let versions = assistants.get(&id).into_iter().flat_map(Kept::versions);
+        let matching = versions.filter(|was| contains_all(&was.metadata, &asked.metadata));
+        let mut page = matching.skip(size(asked.offset));
+        let listed: Vec<_> = page.by_ref().take(size(asked.limit)).collect();
+        let bytes = listed.iter().map(|was| weight::of_fields(was, &FIELDS));
+        (bytes.sum::<usize>() <= weight::MAX_PAGE).then(|| Listed {
+            found: listed.into_iter().map(found).collect(),
+            more: page.next().is_some(),
+        })
+    }
+
     pub fn delete(&self, id: AssistantId, theirs: &str) -> Changed<()> {
         match self.lock().entry(id) {
-            Entry::Occupied(place) if place.get().is_of(theirs) => match &place.get().synced {
-                Some(synced) => Changed::Synced(synced.agent),
-                None => {
-                    place.remove();
-                    Changed::Done(())
+            Entry::Occupied(place) if place.get().now.is_of(theirs) => {
+                match &place.get().now.synced {
+                    Some(synced) => Changed::Synced(synced.agent),
+                    None => {
+                        place.remove();
+                        Changed::Done(())
+                    }
                 }
-            },
+            }
             _ => Changed::NotTheirs,
         }
     }
@@ -119,7 +244,7 @@ impl Memory {
         let assistants = self.lock();
         let existing = ids.iter().filter_map(|id| Some((*id, assistants.get(id)?)));
         existing
-            .map(|(id, found)| (id, existing_of(found)))
+            .map(|(id, kept)| (id, existing_of(&kept.now)))
             .collect()
     }
 
@@ -129,22 +254,30 @@ impl Memory {
         let mut written = Answers::default();
         for write in writes {
             let id = write.assistant.id;
-            let standing = assistants.get(&id);
-            let may = match (write.how, standing) {
-                (How::Insert, found) => found.is_none(),
-                (How::Adopt, Some(found)) => found.is_of(SYSTEM),
-                (How::Update | How::HandOver, Some(_)) => true,
-                (_, None) => false,
-            };
-            if may {
-                let found = replaced(write, standing.map(|found| &found.assistant), now);
-                let stands = Stands {
-                    row_hash: fingerprint::of(&found.assistant),
-                    untouched: false,
-                };
-                assistants.insert(id, found);
-                written.answers.insert(id, Answer::Done(stands));
+            match (write.how, assistants.get_mut(&id)) {
+                (How::Insert, None) => {
+                    let made = is_now(write, assistant_of(write, None, 1, now));
+                    assistants.insert(id, Kept::new(made));
+                }
+                (How::Adopt, Some(kept)) if !is_systems(&kept.now) => continue,
+                (How::Insert, Some(_)) | (_, None) => continue,
+                (_, Some(kept)) => {
+                    let version = kept.next_version();
+                    let before = &kept.now.assistant;
+                    kept.becomes(assistant_of(write, Some(before), version, now));
+                    if write.how != How::Update {
+                        kept.before.clear();
+                    }
+                    kept.now = is_now(write, kept.now.assistant.clone());
+                }
             }
+            let stands = assistants.get(&id).map(|kept| Stands {
+                row_hash: fingerprint::of(&kept.now.assistant),
+                untouched: false,
+            });
+            written
+                .answers
+                .extend(stands.map(|stands| (id, Answer::Done(stands))));
         }
         written
     }
@@ -160,7 +293,7 @@ impl Memory {
         deleted
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<AssistantId, Found>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<AssistantId, Kept>> {
         self.assistants
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -177,7 +310,12 @@ fn existing_of(found: &Found) -> Existing {
 }
 
 /// What stands under the id once this is written.
-fn replaced(write: &Write<'_>, before: Option<&Assistant>, now: OffsetDateTime) -> Found {
+fn assistant_of(
+    write: &Write<'_>,
+    before: Option<&Assistant>,
+    version: i32,
+    now: OffsetDateTime,
+) -> Assistant {
     let content = write.assistant.content;
     let mut metadata = match (write.how, before) {
         (How::Update, Some(before)) => before.metadata.clone(),
@@ -186,26 +324,36 @@ fn replaced(write: &Write<'_>, before: Option<&Assistant>, now: OffsetDateTime) 
     metadata.retain(|key, _| !METADATA_KEYS.contains(&key.as_str()));
     metadata.extend(write.metadata());
     metadata.insert("synced_at".to_owned(), Value::String(timestamp(now)));
+    Assistant {
+        id: write.assistant.id,
+        graph_id: content.graph_id.clone(),
+        config: content.config.as_object().cloned().unwrap_or_default(),
+        context: Map::new(),
+        metadata,
+        name: content.name.clone(),
+        description: content.description.clone(),
+        version,
+        created_at: before.map_or(now, |before| before.created_at),
+        updated_at: now,
+    }
+}
+
+/// With what the ledger says of it.
+fn is_now(write: &Write<'_>, assistant: Assistant) -> Found {
     Found {
-        assistant: Assistant {
-            id: write.assistant.id,
-            graph_id: content.graph_id.clone(),
-            config: content.config.as_object().cloned().unwrap_or_default(),
-            context: Map::new(),
-            metadata,
-            name: content.name.clone(),
-            description: content.description.clone(),
-            version: before.map_or(1, |before| before.version + 1),
-            created_at: before.map_or(now, |before| before.created_at),
-            updated_at: now,
-        },
+        assistant,
         owner: Some(write.assistant.owner.clone()),
         synced: Some(Synced {
             agent: write.assistant.agent_id,
-            organization_id: content.organization_id,
+            organization_id: write.assistant.content.organization_id,
             content_hash: write.content_hash.clone(),
         }),
     }
+}
+
+/// As its metadata says.
+fn is_systems(found: &Found) -> bool {
+    owner(&found.assistant).as_deref() == Some(SYSTEM)
 }
 
 fn owner(assistant: &Assistant) -> Option<String> {
@@ -214,13 +362,23 @@ fn owner(assistant: &Assistant) -> Option<String> {
 }
 
 fn matching<'a>(
-    assistants: &'a HashMap<AssistantId, Found>,
+    assistants: &'a HashMap<AssistantId, Kept>,
     viewer: &Viewer,
     filter: &Filter,
 ) -> impl Iterator<Item = &'a Found> {
     assistants
         .values()
+        .map(|kept| &kept.now)
         .filter(|found| viewer.may_see(found) && matches(&found.assistant, filter))
+}
+
+/// A version, about whose owner nobody asks.
+fn found(assistant: Assistant) -> Found {
+    Found {
+        assistant,
+        owner: None,
+        synced: None,
+    }
 }
 
 fn matches(assistant: &Assistant, filter: &Filter) -> bool {

@@ -154,6 +154,8 @@ pub enum Changed<T> {
     Synced(AgentId),
     /// It would be larger than [`weight::MAX_ASSISTANT`].
     TooLarge,
+    /// There is no such version of it (any more).
+    NoVersion,
 }
 
 /// Which assistants are looked for, of those that one may see.
@@ -165,6 +167,19 @@ pub struct Filter {
     /// A part of it, in either case.
     pub name: Option<String>,
 }
+
+/// Which versions of an assistant are asked for, the newest first.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Versions {
+    /// Contained in the version's.
+    pub metadata: Map<String, Value>,
+    pub limit: i64,
+    pub offset: i64,
+}
+
+/// How many versions are kept besides the current one: those with the twenty numbers before it (assistant_write.sql and
+/// assistants_update.sql say the same).
+pub const KEPT: i32 = 20;
 
 /// A page of what was looked for.
 #[derive(Debug, Clone, PartialEq)]
@@ -302,6 +317,34 @@ impl Store {
         }
     }
 
+    /// The assistant becomes again what it was in that version. Not for synced ones: they are what their agents say.
+    pub async fn restore(
+        &self,
+        id: AssistantId,
+        owner: &str,
+        version: i64,
+    ) -> Result<Changed<Assistant>, database::Error> {
+        match self {
+            Self::Memory(memory) => {
+                Ok(memory.restore(id, owner, version, OffsetDateTime::now_utc()))
+            }
+            Self::Postgres(database) => postgres::restore(database, id, owner, version).await,
+        }
+    }
+
+    /// Each as the assistant was in it, but for its time of creation: that is when the version was made. What is known of the assistant
+    /// is as of the same moment. `None`: they are more than [`weight::MAX_PAGE`].
+    pub async fn versions(
+        &self,
+        id: AssistantId,
+        asked: &Versions,
+    ) -> Result<Option<Listed>, database::Error> {
+        match self {
+            Self::Memory(memory) => Ok(memory.versions(id, asked)),
+            Self::Postgres(database) => postgres::versions(database, id, asked).await,
+        }
+    }
+
     /// Not for synced assistants: the ledger has to know.
     pub async fn delete(
         &self,
@@ -364,6 +407,15 @@ impl Assistant {
             "created_at": timestamp(self.created_at),
             "updated_at": timestamp(self.updated_at),
         })
+    }
+
+    /// The nine keys of one of its versions.
+    pub fn to_version_json(&self) -> Value {
+        let mut version = self.to_json();
+        if let Value::Object(fields) = &mut version {
+            fields.remove("updated_at");
+        }
+        version
     }
 }
 

@@ -7,7 +7,9 @@ use tokio_postgres::types::{Json, Type};
 use tokio_postgres::{Row, Transaction};
 use uuid::Uuid;
 
-use super::{Assistant, Changed, Filter, Found, Listed, New, Order, Page, Patch, Synced, Viewer};
+use super::{
+    Assistant, Changed, Filter, Found, Listed, New, Order, Page, Patch, Synced, Versions, Viewer,
+};
 use crate::database::{DEADLINE, Database, Error, Param, begin, column};
 use crate::ids::AssistantId;
 use crate::sql;
@@ -93,18 +95,49 @@ pub async fn patch(
             ..
         } if !patch.is_metadata_only() => Ok(Changed::Synced(synced.agent)),
         Found { mut assistant, .. } => match patch.apply(&mut assistant) {
-            true => write(tx, &assistant).await.map(Changed::Done),
+            true => write(tx, &assistant, None).await.map(Changed::Done),
             false => Ok(Changed::TooLarge),
         },
     })
     .await
 }
 
-async fn write(tx: &Transaction<'_>, assistant: &Assistant) -> Result<Assistant, Error> {
+/// Makes it what it was in one of its versions. Its number goes back to that one's, and no other comes into being.
+pub async fn restore(
+    database: &Database,
+    id: AssistantId,
+    owner: &str,
+    version: i64,
+) -> Result<Changed<Assistant>, Error> {
+    change(database, id, owner, async |tx, found| {
+        if let Some(synced) = found.synced {
+            return Ok(Changed::Synced(synced.agent));
+        }
+        let statement = of_versions(sql!("versions_get"));
+        let params = [
+            (&id.to_string() as _, Type::TEXT),
+            (&version as _, Type::INT8),
+        ];
+        let Some(row) = tx.query_typed_opt(&statement, &params).await? else {
+            return Ok(Changed::NoVersion);
+        };
+        let restored = decode(id, &row)?;
+        let written = write(tx, &restored, Some(restored.version)).await?;
+        Ok(Changed::Done(written))
+    })
+    .await
+}
+
+/// Writes an assistant that is taken, as a new version or as one that it has had.
+async fn write(
+    tx: &Transaction<'_>,
+    assistant: &Assistant,
+    becomes: Option<i32>,
+) -> Result<Assistant, Error> {
     let sent = Sent::of(assistant);
-    let row = tx
-        .query_typed_one(sql!("assistant_patch"), &sent.params())
-        .await?;
+    let becomes = [(&becomes as _, Type::INT4)];
+    let params: Vec<Param<'_>> = sent.params().into_iter().chain(becomes).collect();
+    let row = tx.query_typed_one(sql!("assistant_write"), &params).await?;
     decode(assistant.id, &row)
 }
 
@@ -190,6 +223,41 @@ pub async fn search(
         (&fields, Type::TEXT_ARRAY),
     ];
     listed(&select(database, &statement, viewer, filter, &paging).await?)
+}
+
+/// Of one that does not exist there are none.
+pub async fn versions(
+    database: &Database,
+    id: AssistantId,
+    asked: &Versions,
+) -> Result<Option<Listed>, Error> {
+    let page = format!(
+        ", page as (\n{})\n{}",
+        sql!("versions_search"),
+        page_statement()
+    );
+    let statement = of_versions(&page);
+    let reading = async {
+        let client = database.client().await?;
+        let params: [Param<'_>; 4] = [
+            (&id.to_string(), Type::TEXT),
+            (&Json(&asked.metadata), Type::JSONB),
+            (&asked.limit, Type::INT8),
+            (&asked.offset, Type::INT8),
+        ];
+        let rows = client.query_typed(&statement, &params).await?;
+        client.give_back();
+        listed(&rows)
+    };
+    database.within(DEADLINE, reading).await
+}
+
+/// A statement about the versions of an assistant.
+fn of_versions(rest: &str) -> String {
+    format!(
+        "with versions as (\n{})\n{rest}",
+        sql!("assistant_versions")
+    )
 }
 
 /// To be a part of another.
