@@ -180,14 +180,18 @@ impl Memory {
 
     pub fn versions(&self, id: AssistantId, asked: &Versions) -> Option<Listed> {
         let assistants = self.lock();
-        let versions = assistants.get(&id).into_iter().flat_map(Kept::versions);
-        let matching = versions.filter(|was| contains_all(&was.metadata, &asked.metadata));
+        let kept = assistants.get(&id).into_iter();
+        let versions = kept.flat_map(|kept| kept.versions().map(|was| of(was, &kept.now)));
+        let is_meant = |was: &Found| contains_all(&was.assistant.metadata, &asked.metadata);
+        let matching = versions.filter(is_meant);
         let mut page = matching.skip(size(asked.offset));
         let listed: Vec<_> = page.by_ref().take(size(asked.limit)).collect();
-        let bytes = listed.iter().map(|was| weight::of_fields(was, &FIELDS));
+        let bytes = listed
+            .iter()
+            .map(|was| weight::of_fields(&was.assistant, &FIELDS));
         (bytes.sum::<usize>() <= weight::MAX_PAGE).then(|| Listed {
-            found: listed.into_iter().map(found).collect(),
             more: page.next().is_some(),
+            found: listed,
         })
     }
 
@@ -372,12 +376,12 @@ fn matching<'a>(
         .filter(|found| viewer.may_see(found) && matches(&found.assistant, filter))
 }
 
-/// A version, about whose owner nobody asks.
-fn found(assistant: Assistant) -> Found {
+/// A version is whose the assistant is now.
+fn of(version: Assistant, now: &Found) -> Found {
     Found {
-        assistant,
-        owner: None,
-        synced: None,
+        assistant: version,
+        owner: now.owner.clone(),
+        synced: now.synced.clone(),
     }
 }
 
