@@ -471,11 +471,11 @@ async fn who_takes_a_deleted_assistants_id_gets_nothing_that_it_was() {
     let (db, syncer, agent) = synced().await;
     let worker = TestWorker::start(&db, DEV).await;
     let (client, made) = Client::made(&worker, json!({"graph_id": "g", "name": "first"})).await;
-    client.patch(json!({"name": "second"})).await;
-    Client::of(&worker, agent.0)
-        .patch(json!({"metadata": {"mine": 1}}))
-        .await;
-    assert_eq!(db.count("agent_sync.versions").await, 2);
+    for client in [client, Client::of(&worker, agent.0)] {
+        client.patch(json!({"metadata": {"mine": 1}})).await;
+        client.patch(json!({"metadata": {"mine": 2}})).await;
+        assert_eq!(client.numbers().await, [3, 2, 1]);
+    }
     worker.stop().await;
     // Behind our back, as a runtime that shares the table does.
     db.execute("delete from langgraph_server.assistants").await;
