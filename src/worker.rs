@@ -25,7 +25,7 @@ use crate::pass::{self, Extent};
 use crate::readiness::Readiness;
 use crate::retry::{self, Backoff};
 use crate::scope::{Scope, ScopeError};
-use crate::store::{Place, Store, langgraph::Server};
+use crate::store::{self, Place, Store, langgraph::Server};
 use crate::syncer::{self, Syncer};
 
 /// How long what is in hand may take once the worker was told to stop.
@@ -463,5 +463,5 @@ async fn resync(
     if summary.is_effective() {
         info!("Resync summary: {summary}");
     }
-    Ok(())
+    store::sweep_versions(&syncer.database).await
 }

@@ -12,6 +12,9 @@ use uuid::Uuid;
 
 use crate::support::{Project, TestDatabase, TestWorker, eventually};
 
+/// How a client changes an assistant.
+const WAYS: [(&str, &str); 3] = [("PATCH", ""), ("POST", "/latest"), ("DELETE", "")];
+
 /// A worker, and a session beside it that holds a synced assistant of this user's.
 struct Held {
     db: TestDatabase,
@@ -52,9 +55,10 @@ impl Held {
         }
     }
 
-    async fn ask(&self, user: Uuid, method: &str) -> (u16, Value) {
-        let path = format!("/assistants/{}", self.assistant);
-        let body = json!({"metadata": {"graffiti": true}});
+    /// One of [`WAYS`] to change it.
+    async fn ask(&self, user: Uuid, (method, part): (&str, &str)) -> (u16, Value) {
+        let path = format!("/assistants/{}{part}", self.assistant);
+        let body = json!({"metadata": {"graffiti": true}, "version": 1});
         let token = self.project.token(user);
         self.worker
             .request_as(&token, method, &path, Some(&body))
@@ -76,12 +80,12 @@ impl Held {
 #[tokio::test]
 async fn strangers_attempts_lock_nothing() {
     let held = Held::new().await;
-    for method in ["PATCH", "DELETE"] {
+    for way in WAYS {
         // Whoever wanted a lock would wait for the one that is held.
-        let mut attempt = std::pin::pin!(held.ask(Uuid::new_v4(), method));
+        let mut attempt = std::pin::pin!(held.ask(Uuid::new_v4(), way));
         tokio::select! {
-            (status, _) = &mut attempt => assert_eq!(status, 404, "{method}"),
-            () = held.somebody_waits_for_the_assistant() => panic!("a stranger's {method} waits for a lock"),
+            (status, _) = &mut attempt => assert_eq!(status, 404, "{way:?}"),
+            () = held.somebody_waits_for_the_assistant() => panic!("a stranger's {way:?} waits for a lock"),
         }
     }
     held.worker.stop().await;
@@ -89,7 +93,7 @@ async fn strangers_attempts_lock_nothing() {
 
 #[tokio::test]
 async fn who_waits_while_an_assistant_changes_hands_neither_reads_nor_changes_it() {
-    for method in ["PATCH", "DELETE"] {
+    for way in WAYS {
         let held = Held::new().await;
         let id = held.assistant;
         let handing_over = format!(
@@ -98,15 +102,15 @@ async fn who_waits_while_an_assistant_changes_hands_neither_reads_nor_changes_it
              update agent_sync.ledger set owner = 'system' where assistant_id = '{id}';
              commit"
         );
-        let (answer, ()) = tokio::join!(held.ask(held.user, method), async {
+        let (answer, ()) = tokio::join!(held.ask(held.user, way), async {
             held.somebody_waits_for_the_assistant().await;
             let handed_over = held.holder.batch_execute(&handing_over).await;
             handed_over.expect("handed over");
         });
-        assert_eq!(answer.0, 404, "{method}: {answer:?}");
+        assert_eq!(answer.0, 404, "{way:?}: {answer:?}");
         assert!(!answer.1.to_string().contains("secret"), "{answer:?}");
         let left = held.db.assistant(id).await.expect("it is still there");
-        assert_eq!(left["metadata"], json!({"owner": "system"}), "{method}");
+        assert_eq!(left["metadata"], json!({"owner": "system"}), "{way:?}");
         held.worker.stop().await;
     }
 }

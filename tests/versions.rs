@@ -3,11 +3,12 @@
 use agent_sync::access::Access;
 use agent_sync::config::{ROBYN_DEV, SCOPE, Settings};
 use agent_sync::ids::AgentId;
+use agent_sync::sql;
 use agent_sync::syncer::{Entrance, Syncer};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::support::{Project, TestDatabase, TestWorker};
+use crate::support::{Project, TestDatabase, TestWorker, eventually};
 
 const DEV: &[(&str, &str)] = &[(ROBYN_DEV, "true")];
 
@@ -422,6 +423,46 @@ async fn what_an_agent_said_in_another_organization_goes() {
     worker.stop().await;
 }
 
+/// The syncer's statement begins, a client's change is committed, and only then the statement gets the row: nothing of either is
+/// lost, and where the assistant changes hands nothing of the client's is seen.
+#[tokio::test]
+async fn what_is_changed_while_a_batch_is_on_its_way_becomes_a_version_too() {
+    for (owner, expected) in [
+        ("dev", &["theirs", "second", "first"][..]),
+        ("system", &["theirs"]),
+    ] {
+        let db = TestDatabase::new().await;
+        let worker = TestWorker::start(&db, DEV).await;
+        let body = json!({"graph_id": "g", "name": "first"});
+        let (client, made) = Client::made(&worker, body).await;
+        let id = made["assistant_id"].as_str().expect("an id").to_owned();
+        db.execute("select pg_advisory_lock(1)").await;
+        let late = "where (select pg_advisory_lock(1)) is not null and a.id = any";
+        let statement = sql!("assistants_update").replacen("where a.id = any", late, 1);
+        assert!(statement.contains(late));
+        let params = format!(
+            r#"prepare batch as {statement}
+               execute batch ('{{{id}}}', '{{g}}', '{{theirs}}', '{{null}}', array['{{}}'], array['{{"owner": "{owner}"}}'], '{{f}}', '{{f}}')"#
+        );
+        let session = db.connect().await;
+        let batch = tokio::spawn(async move { session.batch_execute(&params).await });
+        db.somebody_waits_for_an_agent().await;
+        client.patch(json!({"name": "second"})).await;
+        db.execute("select pg_advisory_unlock(1)").await;
+        batch.await.expect("ran").expect("written");
+        db.execute(&format!(
+            "insert into agent_sync.ledger (assistant_id, agent_id, owner, state, content_hash)
+             values ('{id}', '{id}', '{owner}', 'synced', 'x')"
+        ))
+        .await;
+        let listed = client.versions(json!({})).await;
+        let names: Vec<_> = listed.iter().map(|version| &version["name"]).collect();
+        assert_eq!(names, expected);
+        assert_eq!(number(&listed[0]), 3);
+        worker.stop().await;
+    }
+}
+
 /// However they came to be left: by whoever deletes assistants behind our back, or in a race.
 #[tokio::test]
 async fn versions_of_somebody_elses_are_neither_listed_nor_restored() {
@@ -495,6 +536,32 @@ async fn who_takes_a_deleted_assistants_id_gets_nothing_that_it_was() {
     let taken = json!({"graph_id": "g", "assistant_id": made["assistant_id"]});
     assert_eq!(worker.create(taken).await.0, 409);
     assert_eq!(db.count("agent_sync.versions").await, 2);
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_left_of_assistants_that_are_gone_goes_at_the_next_resync() {
+    let db = TestDatabase::new().await;
+    let often = [DEV, &[("AGENT_SYNC_RESYNC_INTERVAL", "100ms")]].concat();
+    let worker = TestWorker::start(&db, &often).await;
+    let (gone, made) = Client::made(&worker, json!({"graph_id": "g"})).await;
+    let (kept, _) = Client::made(&worker, json!({"graph_id": "g"})).await;
+    for client in [&gone, &kept] {
+        client.patch(json!({"name": "n"})).await;
+    }
+    let id = made["assistant_id"].as_str().expect("an id");
+    db.execute(&format!(
+        "delete from langgraph_server.assistants where id = '{id}'"
+    ))
+    .await;
+    eventually("nothing is left", || async {
+        match db.count("agent_sync.versions").await {
+            1 => Ok(()),
+            n => Err(format!("{n} versions")),
+        }
+    })
+    .await;
+    assert_eq!(kept.numbers().await, [2, 1]);
     worker.stop().await;
 }
 

@@ -107,14 +107,8 @@ impl Memory {
         match self.lock().entry(new.id) {
             Entry::Occupied(_) => None,
             Entry::Vacant(place) => {
-                let assistant = new.at(now);
-                let made = Found {
-                    owner: owner(&assistant),
-                    assistant: assistant.clone(),
-                    synced: None,
-                };
-                place.insert(Kept::new(made));
-                Some(assistant)
+                let made = place.insert(Kept::new(by_client(new.at(now))));
+                Some(made.now.assistant.clone())
             }
         }
     }
@@ -342,6 +336,14 @@ fn assistant_of(
     }
 }
 
+fn by_client(assistant: Assistant) -> Found {
+    Found {
+        owner: owner(&assistant),
+        assistant,
+        synced: None,
+    }
+}
+
 /// With what the ledger says of it.
 fn is_now(write: &Write<'_>, assistant: Assistant) -> Found {
     Found {
@@ -430,4 +432,36 @@ fn compare(a: &Assistant, b: &Assistant, order: Order) -> Ordering {
 
 fn size(number: i64) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn what_changes_hands_has_no_versions() {
+        let with = |version: i32, key: &str, value: &str| Assistant {
+            id: AssistantId(Uuid::nil()),
+            graph_id: "g".to_owned(),
+            config: Map::new(),
+            context: Map::new(),
+            metadata: [(key.to_owned(), json!(value))].into_iter().collect(),
+            name: None,
+            description: None,
+            version,
+            created_at: OffsetDateTime::UNIX_EPOCH,
+            updated_at: OffsetDateTime::UNIX_EPOCH,
+        };
+        for (key, kept) in [("owner", 1), ("supabase_organization_id", 1), ("mine", 4)] {
+            let mut assistant = Kept::new(by_client(with(1, key, "a")));
+            assistant.becomes(with(2, key, "a"));
+            assistant.becomes(with(3, key, "a"));
+            assert_eq!(assistant.versions().count(), 3);
+            assistant.becomes(with(4, key, "b"));
+            assert_eq!(assistant.versions().count(), kept, "{key}");
+        }
+    }
 }

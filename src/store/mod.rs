@@ -11,6 +11,8 @@ pub mod weight;
 
 use std::sync::Arc;
 
+pub use postgres::sweep_versions;
+
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 use time::macros::format_description;

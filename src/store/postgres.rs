@@ -252,6 +252,19 @@ pub async fn versions(
     database.within(DEADLINE, reading).await
 }
 
+/// Deletes what is left of assistants that are gone.
+pub async fn sweep_versions(database: &Database) -> Result<(), Error> {
+    let sweeping = async {
+        let mut client = database.client().await?;
+        let tx = begin(&mut client).await?;
+        tx.execute_typed(sql!("versions_sweep"), &[]).await?;
+        tx.commit().await?;
+        client.give_back();
+        Ok(())
+    };
+    database.within(DEADLINE, sweeping).await
+}
+
 /// A statement about the versions of an assistant.
 fn of_versions(rest: &str) -> String {
     format!(
