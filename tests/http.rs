@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::support::binary::{FREE_PORTS, Running};
 use crate::support::worker::{exchange, request};
-use crate::support::{TestDatabase, TestWorker, eventually};
+use crate::support::{Project, TestDatabase, TestWorker, eventually};
 
 /// These are about the API, not about who is calling.
 const DEV: &[(&str, &str)] = &[(ROBYN_DEV, "true")];
@@ -243,9 +243,141 @@ async fn unknown_routes_and_methods() {
     )
     .await;
     assert!(status == 405 && head.contains("allow: post"), "{head}");
+    for (path, methods) in [
+        ("/ok", "get, head"),
+        ("/info", "get, head"),
+        ("/assistants/search", "post"),
+        ("/assistants/count", "post"),
+        (missing, "get, head, patch, delete"),
+        (&format!("{missing}/versions"), "post"),
+        (&format!("{missing}/latest"), "post"),
+        (&format!("{missing}/schemas"), "get, head"),
+        (&format!("{missing}/subgraphs/a"), "get, head"),
+    ] {
+        let asked = format!("OPTIONS {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        let (status, head, _) = exchange(worker.api, &asked).await;
+        let allowed = format!("\r\nallow: {methods}\r\n");
+        assert!(status == 405 && head.contains(&allowed), "{path}: {head}");
+    }
     assert_eq!(request(worker.admin, "GET", "/nowhere", None).await.0, 404);
     assert_eq!(request(worker.admin, "POST", "/live", None).await.0, 405);
     worker.stop().await;
+}
+
+#[tokio::test]
+async fn what_needs_a_body_says_so() {
+    let worker = TestWorker::start_with(DEV).await;
+    let one = "/assistants/6f1f1f1f-0000-4000-8000-00000000beef";
+    for path in [
+        "/assistants/search",
+        "/assistants/count",
+        &format!("{one}/versions"),
+        &format!("{one}/latest"),
+    ] {
+        let invalid = json!({"detail": "Invalid JSON in request body"});
+        let answer = request(worker.api, "POST", path, None).await;
+        assert_eq!(answer, (422, invalid), "{path}");
+    }
+    for part in ["", "/schemas", "/graph", "/subgraphs"] {
+        let path = format!("/assistants/agent{part}");
+        let invalid = json!({"detail": "Invalid assistant ID: must be a UUID"});
+        assert_eq!(
+            worker.request("GET", &path, None).await,
+            (422, invalid),
+            "{path}"
+        );
+    }
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_slash_at_the_end_leads_to_the_path_without() {
+    let worker = TestWorker::start_with(DEV).await;
+    for (path, location) in [
+        ("/assistants/", "/assistants"),
+        ("/assistants/search/?a=%2F&b", "/assistants/search?a=%2f&b"),
+        ("/assistants/x/latest//", "/assistants/x/latest"),
+        ("/ok/?check_db=1", "/ok?check_db=1"),
+    ] {
+        for method in ["GET", "POST"] {
+            let asked = format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+            let (status, head, body) = exchange(worker.api, &asked).await;
+            let moved = format!("\r\nlocation: {location}\r\n");
+            assert!(status == 307 && head.contains(&moved), "{path}: {head}");
+            assert_eq!(body, "");
+        }
+    }
+    for path in [
+        "/",
+        "//",
+        "//elsewhere.example/",
+        "/nowhere/",
+        "//assistants/",
+    ] {
+        assert_eq!(worker.request("GET", path, None).await.0, 404, "{path}");
+    }
+    worker.stop().await;
+}
+
+/// Whoever asks, and on either store.
+#[tokio::test]
+async fn how_it_is_and_what_it_is_can_be_asked_by_anybody() {
+    let (db, project) = (TestDatabase::new().await, Project::new().await);
+    let in_memory = TestWorker::start_with(&project.variables()).await;
+    let stored = TestWorker::start(&db, &project.variables()).await;
+    for (worker, skipped, healthy) in [
+        (in_memory, json!({}), json!({})),
+        (
+            stored,
+            json!({"postgres": "skipped"}),
+            json!({"postgres": "healthy"}),
+        ),
+    ] {
+        for (query, services) in [
+            ("", &skipped),
+            ("?check_db=0", &skipped),
+            ("?check_db=1", &healthy),
+            ("?a&check_db=1&b", &healthy),
+        ] {
+            let answer = worker.request("GET", &format!("/ok{query}"), None).await;
+            let ok = json!({"ok": true, "services": services});
+            assert_eq!(answer, (200, ok), "{query}");
+        }
+        let info = json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "langgraph_py_version": null,
+            "flags": {"assistants": true, "crons": false, "langsmith": false},
+            "host": {"kind": "self-hosted", "project_id": null, "host_revision_id": null, "revision_id": null, "tenant_id": null},
+        });
+        assert_eq!(worker.request("GET", "/info", None).await, (200, info));
+        for path in ["/ok", "/info"] {
+            let answer = worker.request("HEAD", path, None).await;
+            assert_eq!(answer, (200, json!("")), "{path}");
+        }
+        worker.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn what_can_be_got_has_a_head() {
+    for worker in both().await {
+        let (_, made) = worker.create(json!({"graph_id": "g"})).await;
+        let id = made["assistant_id"].as_str().expect("an id");
+        for (part, expected) in [("", 200), ("/schemas", 200), ("/graph", 404)] {
+            let asked = |method: &str| {
+                format!(
+                    "{method} /assistants/{id}{part} HTTP/1.1\r\nhost: x\r\nconnection: close\r\nx-request-id: 1\r\n\r\n"
+                )
+            };
+            let (status, got, body) = exchange(worker.api, &asked("GET")).await;
+            let head = exchange(worker.api, &asked("HEAD")).await;
+            assert_eq!((status, body.is_empty()), (expected, false), "{part}");
+            let undated = |head: &str| head.split("\r\ndate").next().map(str::to_owned);
+            assert_eq!((head.0, head.2.as_str()), (expected, ""), "{part}");
+            assert_eq!(undated(&head.1), undated(&got), "{part}");
+        }
+        worker.stop().await;
+    }
 }
 
 #[tokio::test]
@@ -275,11 +407,23 @@ async fn when_the_database_goes_away_the_api_says_503_and_when_to_come_back() {
             "{head} {text}"
         );
     }
+    let healthy = async |query: &str| worker.request("GET", &format!("/ok{query}"), None).await;
+    let skipped = json!({"ok": true, "services": {"postgres": "skipped"}});
+    assert_eq!(healthy("").await, (200, skipped));
+    let unhealthy = json!({"ok": false, "services": {"postgres": "unhealthy"}});
+    assert_eq!(healthy("?check_db=1").await, (500, unhealthy));
     let (status, body_text) = request(worker.admin, "GET", "/ready", None).await;
     assert_eq!(status, 503, "{body_text}");
     assert_eq!(request(worker.admin, "GET", "/live", None).await.0, 200);
     admin.execute(&away(true)).await;
     worker.ready().await;
+    eventually("the database answers again", || async {
+        match healthy("?check_db=1").await {
+            (200, _) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
     eventually("the API works again", || async {
         match worker.create(body.clone()).await {
             (200, answer) if answer["assistant_id"] == json!(agent) => Ok(()),
