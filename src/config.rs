@@ -1,6 +1,7 @@
 //! Environment → [`Config`]. Pure: it is given the variables, and reports all problems in one go.
 
 mod authentication;
+mod origins;
 mod store;
 
 use std::collections::BTreeMap;
@@ -18,6 +19,7 @@ pub use authentication::{
     ALLOW_ANONYMOUS, ALLOW_SERVICE_ROLE, Authentication, SUPABASE_JWKS_URL, SUPABASE_JWT_SECRET,
     SUPABASE_URL, Secret,
 };
+pub use origins::Origins;
 
 pub use store::{
     LANGGRAPH_API_KEY, LANGGRAPH_API_URL, LANGGRAPH_HEADERS, LANGGRAPH_TIMEOUT, LangGraph, STORE,
@@ -41,6 +43,7 @@ pub const RECHECK_ACCESS: &str = "AGENT_SYNC_RECHECK_ACCESS";
 pub const MAX_BODY: &str = "AGENT_SYNC_MAX_BODY";
 pub const MAX_CONNECTIONS: &str = "AGENT_SYNC_MAX_CONNECTIONS";
 pub const MAX_REQUESTS: &str = "AGENT_SYNC_MAX_REQUESTS";
+pub const CORS_ORIGINS: &str = "AGENT_SYNC_CORS_ORIGINS";
 pub const LOG: &str = "AGENT_SYNC_LOG";
 pub const LOG_FORMAT: &str = "AGENT_SYNC_LOG_FORMAT";
 
@@ -80,6 +83,8 @@ pub struct Config {
     pub resync_interval: Option<Duration>,
     /// Of the API. The admin server has its own.
     pub limits: Limits,
+    /// Whose pages may call the API from a browser.
+    pub cors_origins: Origins,
     pub sync: Settings,
     pub tenancy: Tenancy,
     pub log: Log,
@@ -191,6 +196,9 @@ impl Config {
             auto_migrate: reader.with_default(AUTO_MIGRATE, "true", boolean),
             resync_interval: reader.with_default(RESYNC_INTERVAL, "10m", interval),
             limits: reader.limits(),
+            cors_origins: reader
+                .optional(CORS_ORIGINS, origins::origins)
+                .unwrap_or_default(),
             sync: Settings {
                 default_model: reader
                     .text(DEFAULT_MODEL)

@@ -121,6 +121,7 @@ impl Worker {
         tasks.spawn(keys.keep_keys(readiness.clone(), shutdown.clone()));
         let api = http::assistants::Assistants {
             health: http::health::Health::new(database.clone()),
+            cors: http::Cors(config.cors_origins.clone()),
             store: match (place, database) {
                 (Place::Memory(memory), _) => Store::Memory(memory),
                 (_, Some(database)) => Store::Postgres(database),

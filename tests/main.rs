@@ -16,6 +16,7 @@ mod changes;
 mod commands;
 mod concurrency;
 mod convergence;
+mod cors;
 mod customers;
 mod denied;
 mod failures;

@@ -5,6 +5,7 @@ pub mod assistants;
 pub mod auth;
 pub(crate) mod body;
 pub(crate) mod connector;
+mod cors;
 pub(crate) mod create;
 pub(crate) mod fields;
 pub mod health;
@@ -25,6 +26,7 @@ use hyper::{Request, Response, StatusCode};
 use serde_json::{Value, json};
 
 pub use body::{Body, read_json};
+pub use cors::Cors;
 pub use server::serve;
 
 pub type Answer = Response<Full<Bytes>>;
@@ -35,6 +37,11 @@ pub trait Handle: Send + Sync + 'static {
         &self,
         request: Request<Body>,
     ) -> impl Future<Output = Result<Answer, Problem>> + Send;
+
+    /// For pages in a browser, if it is meant for them.
+    fn cors(&self) -> Option<&Cors> {
+        None
+    }
 }
 
 /// An answer that is not the one the client hoped for: `{"detail": "…"}`, as LangGraph servers send it.

@@ -9,11 +9,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
-use hyper::Request;
 use hyper::body::{Body as _, Incoming};
-use hyper::header::HeaderValue;
+use hyper::header::{HeaderValue, ORIGIN};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
+use hyper::{Request, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
@@ -23,7 +23,7 @@ use uuid::Uuid;
 
 use super::slots::{Slot, Slots};
 use super::socket::Socket;
-use super::{Answer, Body, Handle, Problem};
+use super::{Answer, Body, Handle, Problem, empty_answer};
 use crate::config::Limits;
 
 const REQUEST_ID: &str = "x-request-id";
@@ -145,12 +145,19 @@ impl<H: Handle> Server<H> {
         unread: &Arc<AtomicBool>,
     ) -> Answer {
         let id = request_id(&request);
+        let cors = self.handler.cors();
+        let origin = request.headers().get(ORIGIN).cloned();
+        let preflight = cors.and_then(|cors| cors.preflight(request.method(), request.headers()));
         // Of the highest level: no filter keeps the lines and drops their id.
         let span = error_span!("request", request_id = %String::from_utf8_lossy(id.as_bytes()));
         let mut answer = async {
             let started = Instant::now();
             let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-            let handled = if refuse {
+            let handled = if let Some(head) = preflight {
+                let mut answer = empty_answer(StatusCode::NO_CONTENT);
+                *answer.headers_mut() = head;
+                Ok(answer)
+            } else if refuse {
                 Err(Problem::overloaded())
             } else {
                 self.handle(request, unread).await
@@ -162,6 +169,9 @@ impl<H: Handle> Server<H> {
         .instrument(span)
         .await;
         answer.headers_mut().insert(REQUEST_ID, id);
+        if let Some(cors) = cors {
+            cors.mark(origin.as_ref(), answer.headers_mut());
+        }
         answer
     }
 
