@@ -40,5 +40,9 @@ pub enum Command {
     /// Remove what `migrate` installed: schema agent_sync and its triggers. Assistants stay
     Uninstall,
     /// Try it: a throw-away PostgreSQL with a few agents, and the worker on it
-    Demo,
+    Demo {
+        /// Assistants live on this LangGraph server, such as one that `langgraph dev` runs: http://127.0.0.1:2024
+        #[arg(long, value_name = "URL")]
+        langgraph: Option<String>,
+    },
 }

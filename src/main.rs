@@ -33,7 +33,7 @@ fn main() -> ExitCode {
         print!("{script}");
         return ExitCode::SUCCESS;
     }
-    let variables: Variables = std::env::vars_os()
+    let mut variables: Variables = std::env::vars_os()
         .filter_map(|(name, value)| {
             Some((
                 name.into_string().ok()?,
@@ -41,6 +41,9 @@ fn main() -> ExitCode {
             ))
         })
         .collect();
+    if let Command::Demo { langgraph } = &command {
+        demo::set_apart(&mut variables, langgraph.as_deref());
+    }
     let config = match Config::from_variables(&variables) {
         Ok(config) => config,
         Err(errors) => {
@@ -82,7 +85,7 @@ async fn run(
         // Printed before anything was configured.
         Command::Roles => Ok(ExitCode::SUCCESS),
         Command::Uninstall => uninstall(config).await,
-        Command::Demo => {
+        Command::Demo { .. } => {
             demo::run(config, variables, stop_signal()?).await?;
             Ok(ExitCode::SUCCESS)
         }

@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{self, Config, Variables};
+use crate::config::{self, Config, Store, Variables};
 use crate::database::DatabaseUrl;
 use crate::scope::Scope;
 use crate::worker::Worker;
@@ -17,6 +17,21 @@ pub const SCHEMA: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/sql/
 
 /// 3 organizations, 12 agents.
 pub const DATA: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/sql/demo/data.sql"));
+
+/// Whatever the environment says of a database and of a server, the demo is about its own database, and about no server but one that
+/// was named for it.
+pub fn set_apart(variables: &mut Variables, langgraph: Option<&str>) {
+    let mut set = |name: &str, value: &str| variables.insert(name.to_owned(), value.to_owned());
+    // Replaced once it runs.
+    set(config::DATABASE_URL, "postgresql://localhost");
+    match langgraph {
+        None => set(config::STORE, "postgres"),
+        Some(url) => {
+            set(config::LANGGRAPH_API_URL, url);
+            set(config::STORE, "langgraph")
+        }
+    };
+}
 
 /// Runs until `shutdown` is called, and leaves nothing behind.
 pub async fn run(
@@ -32,7 +47,6 @@ pub async fn run(
 
     let mut config = Config {
         database: Some(url.parse::<DatabaseUrl>()?),
-        store: config::Store::Postgres,
         scope: Ok(Scope::All),
         dev: true,
         // What the demo prints is tried without a token.
@@ -49,7 +63,9 @@ pub async fn run(
             *address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         }
     }
+    let store = config.store.clone();
     let worker = Worker::bind(config).await?;
+    let look = look(&store, &url, worker.http_addr());
     let (api, ready) = (worker.http_addr(), worker.readiness());
     let stop = shutdown.clone();
     let guide = async {
@@ -57,7 +73,7 @@ pub async fn run(
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }
         if !stop.is_cancelled() {
-            println!("{}", try_this(&url, api));
+            println!("{}", try_this(&url, &look, api));
         }
     };
     tokio::join!(worker.run(shutdown.clone()), guide);
@@ -65,7 +81,25 @@ pub async fn run(
     Ok(())
 }
 
-fn try_this(url: &str, api: SocketAddr) -> String {
+/// How to look at the assistants, where they live.
+fn look(store: &Store, url: &str, api: SocketAddr) -> String {
+    let server = match store {
+        Store::Postgres => {
+            return format!(
+                "psql '{url}' -c \"select name, version, updated_at, config -> 'configurable' ->> 'system_prompt' as prompt from \
+                 langgraph_server.assistants order by updated_at desc\""
+            );
+        }
+        Store::Memory => format!("http://{api}"),
+        Store::LangGraph(server) => server.url.to_string().trim_end_matches('/').to_owned(),
+    };
+    format!(
+        "curl -s {server}/assistants/search -H 'content-type: application/json' \\
+     -d '{{\"sort_by\": \"updated_at\", \"limit\": 3}}'"
+    )
+}
+
+fn try_this(url: &str, look: &str, api: SocketAddr) -> String {
     format!(
         r#"
 agent-sync is running on a database with 12 agents: 10 are active, one is a draft, one is deleted.
@@ -81,7 +115,7 @@ agent-sync is running on a database with 12 agents: 10 are active, one is a draf
 
 3. Look at the assistants, the newest change first:
 
-   psql '{url}' -c "select name, version, updated_at, config -> 'configurable' ->> 'system_prompt' as prompt from langgraph_server.assistants order by updated_at desc"
+   {look}
 
 Ctrl-C stops everything and leaves nothing behind.
 "#
