@@ -227,26 +227,36 @@ async fn keep_synced(
         }
     };
 
-    if config.authentication.has_keys()
-        && let Err(e) = syncer.check_access().await
-    {
-        error!(error = %e, "no user can be given an agent (lazy sync)");
-    }
-    if config.authentication.has_keys() && config.tenancy.recheck {
-        warn_of_unknown_users(syncer).await;
-    }
     let work = async {
         tokio::join!(
             passes(config, syncer, readiness, left, shutdown),
             changes::run(syncer, readiness, shutdown),
         )
     };
-    // The work ends by itself, after the batch in hand; the other two may be dropped at any point.
+    let warnings = async {
+        warn_of_users(config, syncer).await;
+        std::future::pending().await
+    };
+    // The work ends by itself, after the batch in hand; the others may be dropped at any point.
     tokio::select! {
         _ = work => {}
+        () = warnings => {}
         () = listener::run(url, &syncer.database, &syncer.doorbell) => {}
         () = syncer.write_back.retry() => {}
         () = syncer.place().watch() => {}
+    }
+}
+
+/// Says what keeps users from their agents. Asking may take its time: nobody waits for that.
+async fn warn_of_users(config: &Config, syncer: &Syncer) {
+    if !config.authentication.has_keys() {
+        return;
+    }
+    if let Err(e) = syncer.check_access().await {
+        error!(error = %e, "no user can be given an agent (lazy sync)");
+    }
+    if config.tenancy.recheck {
+        warn_of_unknown_users(syncer).await;
     }
 }
 

@@ -69,7 +69,13 @@ async fn what_is_missing_is_told_once_however_often_callers_cannot_be_asked_abou
     let (project, elsewhere) = (Project::new().await, TestDatabase::new().await);
     let own = [(SCOPE, "all"), (AUTHENTICATOR_URL, elsewhere.url.as_str())];
     let running = Running::serve(&db, &[&own[..], &project.variables()].concat());
-    running.line("Startup sync summary").await;
+    for said in [
+        "Startup sync summary",
+        "no user can be given an agent",
+        "auth.users is not there",
+    ] {
+        running.line(said).await;
+    }
     let body = json!({"metadata": {"supabase_agent_id": agent}}).to_string();
     let request = format!(
         "POST /assistants HTTP/1.1\r\nhost: x\r\nconnection: close\r\nauthorization: Bearer {}\r\ncontent-length: {}\r\n\r\n{body}",

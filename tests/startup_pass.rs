@@ -1,11 +1,15 @@
 //! The startup pass: creates, updates, skips, repairs; by scope; and never in the way of the server.
 
-use agent_sync::config::{DATABASE_URL, ROBYN_DEV, SCOPE};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use agent_sync::config::{AUTHENTICATOR_URL, DATABASE_URL, ROBYN_DEV, SCOPE};
 use serde_json::json;
+use tokio::net::TcpListener;
 
 use crate::support::binary::Running;
 use crate::support::worker::request;
-use crate::support::{TestDatabase, TestWorker, eventually, uuid};
+use crate::support::{Project, TestDatabase, TestWorker, eventually, uuid};
 
 const ALL: &[(&str, &str)] = &[(SCOPE, "all")];
 
@@ -588,6 +592,35 @@ async fn live_comes_before_the_pass_and_ready_after_it() {
         "only the assistant that was made by hand is not an agent's"
     );
     worker.stop().await;
+}
+
+/// Whether users can be asked about is looked into at start, and nothing waits for what comes of it: not for as long as all its
+/// deadlines allow, which here never end.
+#[tokio::test]
+async fn an_authenticator_that_never_answers_holds_up_neither_start_nor_end() {
+    let db = TestDatabase::new().await;
+    TestWorker::start(&db, &[]).await.stop().await;
+    let agent = db.agent("a").await;
+    let project = Project::new().await;
+    let silent = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+    let asking = db.url_by_way_of(silent.local_addr().expect("an address"));
+
+    // Paused time moves on when there is nothing to do, but not while such a task runs. (Where the code is wrong, it ends.)
+    tokio::time::pause();
+    let (_melt, frozen) = mpsc::channel::<()>();
+    let ice = tokio::task::spawn_blocking(move || frozen.recv_timeout(Duration::from_secs(60)));
+    let own = [
+        (DATABASE_URL, db.url.as_str()),
+        (AUTHENTICATOR_URL, asking.as_str()),
+    ];
+    let worker = TestWorker::start_with(&[&own, ALL, &project.variables()].concat()).await;
+    let _asked = silent.accept().await.expect("somebody asks");
+    while request(worker.admin, "GET", "/ready", None).await.0 != 200 {
+        assert!(!ice.is_finished(), "the start waits for the answer");
+    }
+    assert!(db.assistant(agent).await.is_some());
+    worker.stop().await;
+    assert!(!ice.is_finished(), "the end waits for the answer");
 }
 
 #[tokio::test]
