@@ -60,28 +60,30 @@ impl<'a> Subject<'a> {
     }
 }
 
-/// Verdicts about owners and agents. About whom there is none nobody had to ask.
+/// Verdicts by owner and agent. About whom there is none nobody had to ask.
 #[derive(Debug, Default)]
-pub struct Permissions(HashMap<(String, AgentId), Verdict>);
+pub struct Permissions(HashMap<String, HashMap<AgentId, Verdict>>);
 
 impl Permissions {
     /// Why this user may not have the agent.
     pub fn refusal(&self, owner: &str, agent: AgentId) -> Option<&Verdict> {
-        self.0
-            .get(&(owner.to_owned(), agent))
-            .filter(|verdict| **verdict != Verdict::Granted)
+        let verdict = self.0.get(owner)?.get(&agent)?;
+        (*verdict != Verdict::Granted).then_some(verdict)
     }
-}
 
-impl Permissions {
+    fn of(&mut self, owner: &str) -> &mut HashMap<AgentId, Verdict> {
+        self.0.entry(owner.to_owned()).or_default()
+    }
+
     fn differing(&self) -> Vec<AgentId> {
-        let differing = self.0.iter().filter(|(_, v)| **v == Verdict::Different);
-        differing.map(|((_, agent), _)| *agent).collect()
+        let all = self.0.values().flatten();
+        let differing = all.filter(|(_, verdict)| **verdict == Verdict::Different);
+        differing.map(|(agent, _)| *agent).collect()
     }
 
     /// Where the agent was not edited meanwhile, its user sees something else because that is all there is to be seen.
     fn settle(&mut self, is_unchanged: impl Fn(AgentId) -> bool) {
-        for ((_, agent), verdict) in &mut self.0 {
+        for (agent, verdict) in self.0.values_mut().flatten() {
             if *verdict == Verdict::Different && is_unchanged(*agent) {
                 *verdict = Verdict::Denied(PARTLY.to_owned());
             }
@@ -105,13 +107,13 @@ impl Syncer {
             return Ok(permissions);
         }
         let claim = entrance.claim();
-        let mut asked: BTreeMap<String, Vec<AgentId>> = BTreeMap::new();
+        let mut asked: BTreeMap<&str, Vec<AgentId>> = BTreeMap::new();
         for subject in subjects {
             let is_due = subject.is_written || matches!(entrance, Entrance::Pass);
             if subject.owner == SYSTEM || !is_due {
                 continue;
             }
-            let (owner, agent) = (subject.owner.to_owned(), subject.agent);
+            let (owner, agent) = (subject.owner, subject.agent);
             let is_claimant = claim.is_some_and(|claim| claim.owner == owner);
             let written_for = observed.entries.get(&subject.assistant);
             let has_moved = shape.has_organizations()
@@ -123,12 +125,12 @@ impl Syncer {
                     why: "nobody has answered".to_owned(),
                     passing: true,
                 };
-                permissions.0.insert((owner.clone(), agent), unanswered);
+                permissions.of(owner).insert(agent, unanswered);
                 asked.entry(owner).or_default().push(agent);
             } else if has_moved {
                 let moved = "the agent has moved to another organization";
                 let moved = Verdict::Denied(moved.to_owned());
-                permissions.0.insert((owner, agent), moved);
+                permissions.of(owner).insert(agent, moved);
             }
         }
 
@@ -137,7 +139,7 @@ impl Syncer {
             let claimant = claim.filter(|claim| claim.owner == owner);
             match (
                 claimant.and_then(|claim| claim.identity.clone()),
-                Uuid::try_parse(&owner),
+                Uuid::try_parse(owner),
             ) {
                 (Some(identity), _) => {
                     questions.push(Question { identity, agents });
@@ -147,11 +149,8 @@ impl Syncer {
                 // Made while nobody had to say who they are.
                 (None, Err(_)) => {
                     let nobody = Verdict::Denied("its owner is no user's id".to_owned());
-                    permissions.0.extend(
-                        agents
-                            .into_iter()
-                            .map(|agent| ((owner.clone(), agent), nobody.clone())),
-                    );
+                    let verdicts = agents.into_iter().map(|agent| (agent, nobody.clone()));
+                    permissions.of(owner).extend(verdicts);
                 }
             }
         }
@@ -167,12 +166,11 @@ impl Syncer {
         };
         let shown = self.ask(asking, shape, &questions).await;
         for ((owner, question), shown) in owners.into_iter().zip(questions).zip(shown) {
-            for agent in question.agents {
-                if let Some(row) = rows.get(&agent) {
-                    let verdict = self.access.verdict(agent, row, &shown);
-                    permissions.0.insert((owner.clone(), agent), verdict);
-                }
-            }
+            let verdicts = question.agents.into_iter().filter_map(|agent| {
+                let verdict = self.access.verdict(agent, rows.get(&agent)?, &shown);
+                Some((agent, verdict))
+            });
+            permissions.of(owner).extend(verdicts);
         }
         let differing = permissions.differing();
         if !differing.is_empty() {
