@@ -6,9 +6,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
-use crate::changes::pace::{ALONE, SYSTEMIC};
 use crate::database::{BATCH, DEADLINE, Error, begin};
 use crate::ids::AgentId;
+use crate::retry::{ALONE, SYSTEMIC};
 use crate::scope::Scope;
 use crate::syncer::{Entrance, Summary, Syncer};
 

@@ -1,10 +1,17 @@
-//! When to try again: exponential, jittered, and never giving up. The only place that knows the `backoff` crate
-//! (unmaintained, RUSTSEC-2025-0012).
+//! When to try again: exponential, jittered, and never giving up; and when to go on without an agent. The only place that
+//! knows the `backoff` crate (unmaintained, RUSTSEC-2025-0012).
 
 use std::time::Duration;
 
 use backoff::ExponentialBackoff;
 use backoff::backoff::Backoff as _;
+
+/// How often an agent must take too long when it is alone in a transaction before the others go on without it.
+pub const ALONE: u32 = 3;
+
+/// How many agents may fail alone, while none is synced, for a reason that need not be theirs (it takes too long, a privilege is
+/// missing), before it is taken for everybody's.
+pub const SYSTEMIC: usize = 3;
 
 /// A growing pause between attempts at the same thing.
 #[derive(Debug)]

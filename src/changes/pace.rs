@@ -11,13 +11,7 @@ use tokio::time::Instant;
 
 use crate::database::BATCH;
 use crate::ids::AgentId;
-use crate::retry;
-
-/// How often an agent must fail alone before it has to wait.
-pub const ALONE: u32 = 3;
-
-/// How many agents may be put off in a row, while none is synced, before that is taken for everybody's trouble.
-pub const SYSTEMIC: u32 = 3;
+use crate::retry::{self, ALONE, SYSTEMIC};
 
 #[derive(Debug)]
 pub struct Pace {
@@ -28,7 +22,7 @@ pub struct Pace {
     slow: BTreeMap<AgentId, Slow>,
     /// One of the slow ones, whose time has come.
     trying: Option<AgentId>,
-    put_off_in_a_row: u32,
+    put_off_in_a_row: usize,
     narrowing: bool,
 }
 
@@ -237,7 +231,7 @@ mod tests {
                 pace.failed(now);
             }
         }
-        assert_eq!(pace.left().count(), SYSTEMIC as usize);
+        assert_eq!(pace.left().count(), SYSTEMIC);
     }
 
     #[test]

@@ -40,15 +40,12 @@ use crate::ids::AgentId;
 use crate::outbox::{self, Claimed};
 use crate::plan::Claim;
 use crate::removals::Guard;
+use crate::retry::SYSTEMIC;
 use crate::source::{Shape, Source};
 use crate::sql;
 use crate::store::Place;
 use crate::store::batch::Target;
 use crate::write_back::WriteBack;
-
-/// How many agents of a batch may be refused for a reason that an operator has to mend (a missing privilege, say) while
-/// none is written, before that is taken for everybody's trouble rather than theirs.
-const SYSTEMIC: usize = 3;
 
 /// How many lazy syncs run at a time: they may wait for an agent's lock, each with a connection in hand.
 const REQUESTS: usize = 3;
