@@ -139,12 +139,7 @@ impl Assistants {
             IfExists::Raise => None,
             IfExists::DoNothing => self.seen(caller, id).await?,
         };
-        existing.as_ref().map(ok).ok_or_else(|| {
-            Problem::new(
-                StatusCode::CONFLICT,
-                format!("Assistant {id} already exists"),
-            )
-        })
+        existing.as_ref().map(ok).ok_or_else(|| exists(id))
     }
 
     async fn get(&self, caller: &Caller, id: AssistantId) -> Result<Answer, Problem> {
@@ -347,7 +342,7 @@ fn ok(found: &Found) -> Answer {
     json_answer(StatusCode::OK, &found.assistant.to_json())
 }
 
-fn read_only(id: AssistantId, agent: AgentId) -> Problem {
+pub(super) fn read_only(id: AssistantId, agent: AgentId) -> Problem {
     Problem::new(
         StatusCode::CONFLICT,
         format!("Assistant {id} is kept equal to agent {agent}: edit the agent instead"),
@@ -358,15 +353,23 @@ fn no_assistant(id: AssistantId) -> Problem {
     Problem::new(StatusCode::NOT_FOUND, format!("Assistant {id} not found"))
 }
 
+/// The id that a request names is taken.
+pub(super) fn exists(id: AssistantId) -> Problem {
+    Problem::new(
+        StatusCode::CONFLICT,
+        format!("Assistant {id} already exists"),
+    )
+}
+
 /// In the official server's other words.
-fn no_assistant_with(id: AssistantId) -> Problem {
+pub(super) fn no_assistant_with(id: AssistantId) -> Problem {
     Problem::new(
         StatusCode::NOT_FOUND,
         format!("Assistant with ID {id} not found"),
     )
 }
 
-fn not_synced(agent: &Value, reason: &str) {
+pub(super) fn not_synced(agent: &Value, reason: &str) {
     let agent = shortened(agent);
     warn!(
         agent,

@@ -45,6 +45,20 @@ pub fn too_large() -> Problem {
     Problem::unprocessable("config, context and metadata must not be larger than 1 MiB together")
 }
 
+/// The body of a create that gets no agent: it names none any more, nowhere.
+pub fn unlink(mut create: Value) -> Value {
+    let mut clean = |at: &str, keys: &[&str]| {
+        if let Some(Value::Object(object)) = create.pointer_mut(at) {
+            strip(object, keys);
+        }
+    };
+    clean("/metadata", &METADATA_KEYS);
+    for configurable in ["/config/configurable", "/context"] {
+        clean(configurable, &OURS);
+    }
+    create
+}
+
 pub struct Fields(Object);
 
 impl Fields {

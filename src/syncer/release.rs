@@ -8,6 +8,7 @@ use tokio_postgres::types::Type;
 use super::Syncer;
 use crate::database::{DEADLINE, Error, begin};
 use crate::ids::{AgentId, AssistantId};
+use crate::plan::Entry;
 use crate::store::batch::{Answers, Target};
 use crate::{ledger, outbox, sql};
 
@@ -22,6 +23,20 @@ pub enum Released {
 }
 
 impl Syncer {
+    /// The agent that an assistant is kept equal to, and whose it is, as the ledger has it.
+    pub async fn entry(&self, assistant: AssistantId) -> Result<Option<(AgentId, String)>, Error> {
+        let reading = async {
+            let mut client = self.database.client().await?;
+            let tx = begin(&mut client).await?;
+            let mut entries = ledger::read(&tx, &[], &[assistant]).await?;
+            tx.commit().await?;
+            client.give_back();
+            let entry = entries.remove(&assistant).filter(Entry::may_stand);
+            Ok(entry.map(|entry| (entry.agent_id, entry.owner)))
+        };
+        self.database.within(DEADLINE, reading).await
+    }
+
     /// Deletes the agent's assistant if it is this owner's. Then the agent counts as changed: where it is in scope, its
     /// canonical assistant returns as the system's.
     pub async fn release(
