@@ -12,9 +12,10 @@ use crate::http::create::AssistantCreate;
 use crate::http::fields::assistant_id;
 use crate::http::patch;
 use crate::http::search::AssistantSearch;
+use crate::http::versions;
 use crate::ids::AssistantId;
 use crate::store::memory::Memory;
-use crate::store::{Changed, Listed, New, Viewer};
+use crate::store::{Changed, Listed, New, Patch, Viewer};
 
 /// Never what a client sends.
 const OURS: [&str; 4] = [
@@ -67,6 +68,8 @@ pub fn run(data: &[u8]) {
     create(&body);
     search(&body);
     patched(&body);
+    versions(&body);
+    restored(&body);
 }
 
 fn user() -> Caller {
@@ -172,6 +175,77 @@ fn patched(body: &Value) {
     let after = after.to_json();
     assert_survives_storing(&after);
     assert!(!has_nul(&after), "{after}");
+}
+
+/// An assistant of `owner` with this metadata, and two patches: named after its three versions.
+fn changed_twice(metadata: &Object, owner: &str) -> (Memory, AssistantId) {
+    let (memory, id) = (Memory::default(), AssistantId(Uuid::from_u128(2)));
+    let mut metadata = metadata.clone();
+    metadata.insert("owner".to_owned(), json!(owner));
+    let new = New {
+        id,
+        graph_id: "agent".to_owned(),
+        config: Map::new(),
+        context: Map::new(),
+        metadata,
+        name: "1".to_owned(),
+        description: None,
+    };
+    let now = OffsetDateTime::UNIX_EPOCH;
+    memory.create(new, now).expect("a free id");
+    for name in ["2", "3"] {
+        let patch = Patch {
+            name: Some(name.to_owned()),
+            ..Patch::default()
+        };
+        let patched = memory.patch(id, owner, patch, now);
+        assert!(matches!(patched, Changed::Done(_) | Changed::TooLarge));
+    }
+    (memory, id)
+}
+
+fn versions(body: &Value) {
+    let Ok(asked) = versions::parse(body.clone()) else {
+        return;
+    };
+    assert!((1..=1000).contains(&asked.limit) && asked.offset >= 0);
+    let metadata = json!(asked.metadata);
+    assert_survives_storing(&metadata);
+    assert!(!has_nul(&metadata), "{metadata}");
+    let owner = user().owner();
+    let (memory, id) = changed_twice(&asked.metadata, &owner);
+    let finds_them = [None, Some(&json!(owner))].contains(&asked.metadata.get("owner"));
+    let expected: Vec<i32> = [3, 2, 1]
+        .into_iter()
+        .filter(|_| finds_them)
+        .skip(usize::try_from(asked.offset).expect("not negative"))
+        .take(usize::try_from(asked.limit).expect("not negative"))
+        .collect();
+    let Some(Listed { found, .. }) = memory.versions(id, &asked) else {
+        return;
+    };
+    let listed: Vec<i32> = found.iter().map(|found| found.assistant.version).collect();
+    assert_eq!(listed, expected);
+}
+
+fn restored(body: &Value) {
+    let Ok(version) = versions::parse_latest(body.clone()) else {
+        return;
+    };
+    let sent = body.get("version").map(ToString::to_string);
+    assert_eq!(version, sent.map(|sent| sent.parse().expect("a number")));
+    let owner = user().owner();
+    let (memory, id) = changed_twice(&Map::new(), &owner);
+    let now = OffsetDateTime::UNIX_EPOCH;
+    let wanted = version.unwrap_or_default();
+    assert_eq!(
+        memory.restore(id, "another", wanted, now),
+        Changed::NotTheirs
+    );
+    match memory.restore(id, &owner, wanted, now) {
+        Changed::Done(restored) => assert_eq!(restored.name, Some(wanted.to_string())),
+        other => assert!(other == Changed::NoVersion && !(1..=3).contains(&wanted)),
+    }
 }
 
 fn search(body: &Value) {
