@@ -184,6 +184,8 @@ fn attempts(tenants: &Tenants) -> Vec<(&'static str, String, String)> {
             attempts.push(("POST", format!("{path}/{part}"), "{}".to_owned()));
             attempts.push(("GET", format!("{path}/{part}"), String::new()));
         }
+        let first = json!({"version": 1}).to_string();
+        attempts.push(("POST", format!("{path}/latest"), first));
     }
     for filter in [
         json!({}),

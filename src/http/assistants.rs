@@ -196,7 +196,7 @@ impl Assistants {
         let seen = match versions.map_err(|e| problem(&e))? {
             Some(versions) => self.visible(caller, versions.found).await?,
             None => match self.seen(caller, id).await? {
-                Some(_) => return Err(Problem::page_too_large()),
+                Some(_) => return Err(Problem::page_too_large("versions (limit)")),
                 None => Vec::new(),
             },
         };
@@ -275,7 +275,9 @@ impl Assistants {
         let AssistantSearch { filter, page, .. } = &search;
         let found = self.store.search(&viewer, filter, *page, &search.select);
         let found = found.await.map_err(|e| problem(&e))?;
-        let found = found.ok_or_else(Problem::page_too_large)?;
+        let found = found.ok_or_else(|| {
+            Problem::page_too_large("assistants (limit) or fewer fields (select)")
+        })?;
         // By what the store has found: where a caller has just lost sight of some of it, the rest is on the next page all the same.
         let paging = search.page_headers(found.found.len(), found.more);
         let seen = self.visible(caller, found.found).await?;

@@ -72,11 +72,11 @@ impl Problem {
         }
     }
 
-    /// Never a shorter page: clients page until one is shorter than its limit.
-    pub fn page_too_large() -> Self {
-        Self::unprocessable(
-            "the page is larger than 16 MiB: ask for fewer assistants (limit) or fewer fields (select)",
-        )
+    /// Never a shorter page: clients page until one is shorter than its limit. `fewer`: what to ask for instead.
+    pub fn page_too_large(fewer: &str) -> Self {
+        Self::unprocessable(format!(
+            "the page is larger than 16 MiB: ask for fewer {fewer}"
+        ))
     }
 
     pub fn unprocessable(detail: impl Into<String>) -> Self {
