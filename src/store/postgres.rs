@@ -17,13 +17,21 @@ use crate::sql;
 const MAX_PAGE: i64 = super::weight::MAX_PAGE as i64;
 
 pub async fn get(database: &Database, id: AssistantId) -> Result<Option<Found>, Error> {
+    let params = [(&id.to_string() as _, Type::TEXT)];
+    let rows = read(database, sql!("assistant_get"), &params).await?;
+    rows.first().map_or(Ok(None), found)
+}
+
+async fn read(
+    database: &Database,
+    statement: &str,
+    params: &[Param<'_>],
+) -> Result<Vec<Row>, Error> {
     let reading = async {
         let client = database.client().await?;
-        let row = client
-            .query_typed_opt(sql!("assistant_get"), &[(&id.to_string(), Type::TEXT)])
-            .await?;
+        let rows = client.query_typed(statement, params).await?;
         client.give_back();
-        row.map_or(Ok(None), |row| found(&row))
+        Ok(rows)
     };
     database.within(DEADLINE, reading).await
 }
@@ -237,19 +245,13 @@ pub async fn versions(
         page_statement()
     );
     let statement = of_versions(&page);
-    let reading = async {
-        let client = database.client().await?;
-        let params: [Param<'_>; 4] = [
-            (&id.to_string(), Type::TEXT),
-            (&Json(&asked.metadata), Type::JSONB),
-            (&asked.limit, Type::INT8),
-            (&asked.offset, Type::INT8),
-        ];
-        let rows = client.query_typed(&statement, &params).await?;
-        client.give_back();
-        listed(&rows)
-    };
-    database.within(DEADLINE, reading).await
+    let params: [Param<'_>; 4] = [
+        (&id.to_string(), Type::TEXT),
+        (&Json(&asked.metadata), Type::JSONB),
+        (&asked.limit, Type::INT8),
+        (&asked.offset, Type::INT8),
+    ];
+    listed(&read(database, &statement, &params).await?)
 }
 
 /// Deletes what is left of assistants that are gone.
@@ -325,13 +327,7 @@ async fn select(
         (&filter.name, Type::TEXT),
     ];
     let params: Vec<Param<'_>> = finding.into_iter().chain(more.iter().cloned()).collect();
-    let reading = async {
-        let client = database.client().await?;
-        let rows = client.query_typed(statement, &params).await?;
-        client.give_back();
-        Ok(rows)
-    };
-    database.within(DEADLINE, reading).await
+    read(database, statement, &params).await
 }
 
 /// `None`: there is none, or its id is no uuid, so it was not made through the API, and cannot be asked for there.
