@@ -34,7 +34,7 @@
 //! | [`plan`] | what must happen to each assistant of an agent (pure) |
 //! | [`removals`] | the guard that holds removals when they are suspiciously many |
 //! | [`ledger`] | which assistants are ours |
-//! | [`store`] | where assistants live: the runtime's Postgres table, or memory |
+//! | [`store`] | where assistants live: the runtime's Postgres table, a LangGraph server, or memory |
 //! | [`write_back`] | `public.agents.langgraph_assistant_id` |
 //! | [`database`] | connecting, the pool, transactions, migrations |
 //! | [`demo`] | a throw-away Postgres with a believable data set |

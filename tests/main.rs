@@ -22,6 +22,7 @@ mod denied;
 mod failures;
 mod faults;
 mod http;
+mod in_memory;
 mod lazy_sync;
 mod limits;
 mod listener;
