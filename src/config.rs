@@ -12,6 +12,7 @@ use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 
 use crate::database::{DatabaseUrl, UrlError};
+use crate::http::url::HttpUrl;
 use crate::removals::MaxRemovals;
 use crate::scope::{Scope, ScopeError};
 
@@ -44,6 +45,8 @@ pub const MAX_BODY: &str = "AGENT_SYNC_MAX_BODY";
 pub const MAX_CONNECTIONS: &str = "AGENT_SYNC_MAX_CONNECTIONS";
 pub const MAX_REQUESTS: &str = "AGENT_SYNC_MAX_REQUESTS";
 pub const CORS_ORIGINS: &str = "AGENT_SYNC_CORS_ORIGINS";
+pub const MAX_STREAMS: &str = "AGENT_SYNC_MAX_STREAMS";
+pub const UPSTREAM: &str = "AGENT_SYNC_UPSTREAM";
 pub const LOG: &str = "AGENT_SYNC_LOG";
 pub const LOG_FORMAT: &str = "AGENT_SYNC_LOG_FORMAT";
 
@@ -85,6 +88,8 @@ pub struct Config {
     pub limits: Limits,
     /// Whose pages may call the API from a browser.
     pub cors_origins: Origins,
+    /// The server that everything but `/assistants` is passed through to.
+    pub upstream: Option<HttpUrl>,
     pub sync: Settings,
     pub tenancy: Tenancy,
     pub log: Log,
@@ -118,21 +123,26 @@ pub struct Limits {
     pub max_connections: usize,
     /// In hand at a time.
     pub max_requests: usize,
+    /// Passed through at a time. Each has a connection of its own to the upstream, too.
+    pub max_streams: usize,
     /// How long a client may take for the head of a request, and so for how long a connection may be idle.
     pub head_timeout: Duration,
-    /// How long it may take for the body.
+    /// How long it may take for the body, or, where it is passed through, for its next part.
     pub body_timeout: Duration,
-    /// How long it may take to read the answer.
+    /// How long it may take to read the answer, or, where it is passed through, any of it.
     pub answer_timeout: Duration,
 }
+
+/// What clients may take up of them: many systems give a process 1,024.
+const DESCRIPTORS: usize = 768;
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
             max_body: 1024 * 1024,
-            // Many systems give a process 1,024 file descriptors.
-            max_connections: 768,
+            max_connections: DESCRIPTORS,
             max_requests: 64,
+            max_streams: 256,
             head_timeout: Duration::from_secs(15),
             body_timeout: Duration::from_secs(15),
             answer_timeout: Duration::from_secs(15),
@@ -185,8 +195,11 @@ impl Config {
             problems: Vec::new(),
         };
         let database = reader.optional(DATABASE_URL, database_url);
+        let store = Store::read(&mut reader, database.is_some());
+        let upstream = reader.optional(UPSTREAM, HttpUrl::bare);
+        let is_in_front = upstream.is_some() || matches!(store, Store::LangGraph(_));
         let config = Self {
-            store: Store::read(&mut reader, database.is_some()),
+            store,
             database,
             scope: reader.text(SCOPE).unwrap_or_default().parse(),
             dev: reader.with_default(ROBYN_DEV, "false", boolean),
@@ -195,10 +208,11 @@ impl Config {
             admin_addr: reader.with_default(ADMIN_ADDR, "127.0.0.1:8091", address),
             auto_migrate: reader.with_default(AUTO_MIGRATE, "true", boolean),
             resync_interval: reader.with_default(RESYNC_INTERVAL, "10m", interval),
-            limits: reader.limits(),
+            limits: reader.limits(is_in_front),
             cors_origins: reader
                 .optional(CORS_ORIGINS, origins::origins)
                 .unwrap_or_default(),
+            upstream,
             sync: Settings {
                 default_model: reader
                     .text(DEFAULT_MODEL)
@@ -263,9 +277,13 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn limits(&mut self) -> Limits {
-        let default = Limits::default();
-        Limits {
+    fn limits(&mut self, has_upstream: bool) -> Limits {
+        let mut default = Limits::default();
+        if has_upstream {
+            // A stream is a descriptor here and another one there.
+            default.max_connections = DESCRIPTORS - default.max_streams;
+        }
+        let limits = Limits {
             max_body: self.optional(MAX_BODY, bytes).unwrap_or(default.max_body),
             max_connections: self
                 .optional(MAX_CONNECTIONS, at_least_one)
@@ -273,8 +291,18 @@ impl<'a> Reader<'a> {
             max_requests: self
                 .optional(MAX_REQUESTS, at_least_one)
                 .unwrap_or(default.max_requests),
+            max_streams: self
+                .optional(MAX_STREAMS, at_least_one)
+                .unwrap_or(default.max_streams),
             ..default
+        };
+        if has_upstream && limits.max_streams >= limits.max_connections {
+            self.problems.push(format!(
+                "{MAX_STREAMS}: {} is not below {MAX_CONNECTIONS} ({}): streams could keep everything else out",
+                limits.max_streams, limits.max_connections
+            ));
         }
+        limits
     }
 
     fn with_default<T>(

@@ -20,7 +20,13 @@ use crate::changes::{self, listener};
 use crate::config::{self, Config, Limits, Tenancy};
 use crate::database::migrations::{self, Left};
 use crate::database::{Database, DatabaseUrl, Error};
-use crate::http::{self, auth::Authenticator};
+use crate::http::api::{Api, Served};
+use crate::http::assistants::Assistants;
+use crate::http::auth::Authenticator;
+use crate::http::health::Health;
+use crate::http::relay::Relay;
+use crate::http::upstream::Upstream;
+use crate::http::{self, url::HttpUrl};
 use crate::pass::{self, Extent};
 use crate::readiness::Readiness;
 use crate::retry::{self, Backoff};
@@ -119,17 +125,7 @@ impl Worker {
         let authenticator = Arc::new(Authenticator::new(&config.authentication, config.dev));
         let keys = authenticator.clone();
         tasks.spawn(keys.keep_keys(readiness.clone(), shutdown.clone()));
-        let api = http::assistants::Assistants {
-            health: http::health::Health::new(database.clone()),
-            cors: http::Cors(config.cors_origins.clone()),
-            store: match (place, database) {
-                (Place::Memory(memory), _) => Store::Memory(memory),
-                (_, Some(database)) => Store::Postgres(database),
-                (_, None) => Store::Memory(Arc::default()),
-            },
-            syncer: syncer.clone(),
-            authenticator,
-        };
+        let api = api(&config, place, database, syncer.clone(), authenticator);
         tasks.spawn(http::serve(
             http,
             Arc::new(api),
@@ -172,6 +168,49 @@ pub fn place(config: &Config) -> Place {
         config::Store::Postgres => Place::Table,
         config::Store::Memory => Place::Memory(Arc::default()),
         config::Store::LangGraph(server) => Place::Server(Arc::new(Server::new(server))),
+    }
+}
+
+/// What clients talk to.
+fn api(
+    config: &Config,
+    place: Place,
+    database: Option<Database>,
+    syncer: Option<Arc<Syncer>>,
+    authenticator: Arc<Authenticator>,
+) -> Api {
+    let upstream = |url: &HttpUrl| Arc::new(Upstream::new(url.without_user(), &config.limits));
+    let health = Health::new(database.clone());
+    let assistants = match (place, &syncer, &config.store) {
+        (Place::Server(server), Some(syncer), config::Store::LangGraph(target)) => {
+            Served::There(Relay {
+                upstream: upstream(&target.url),
+                server,
+                syncer: syncer.clone(),
+                authenticator,
+            })
+        }
+        (place, ..) => Served::Here(Assistants {
+            store: match (place, database) {
+                (Place::Memory(memory), _) => Store::Memory(memory),
+                (_, Some(database)) => Store::Postgres(database),
+                (_, None) => Store::Memory(Arc::default()),
+            },
+            syncer,
+            authenticator,
+            health,
+        }),
+    };
+    let upstream = match (&config.upstream, &assistants) {
+        (Some(url), _) => Some(upstream(url)),
+        // A client finds in front of the server what it finds there.
+        (None, Served::There(relay)) => Some(relay.upstream.clone()),
+        (None, Served::Here(_)) => None,
+    };
+    Api {
+        assistants,
+        upstream,
+        cors: http::Cors(config.cors_origins.clone()),
     }
 }
 

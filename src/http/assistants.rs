@@ -19,7 +19,7 @@ use super::health::{self, Health};
 use super::lazy_sync::{self, NotSynced};
 use super::route::{self, Part, Route};
 use super::search::AssistantSearch;
-use super::{Answer, Body, Cors, Handle, Problem, json_answer, patch, read_json, versions};
+use super::{Answer, Body, Problem, json_answer, patch, read_json, versions};
 use crate::database::{Error, Fault};
 use crate::ids::{AgentId, AssistantId};
 use crate::plan::IfExists;
@@ -33,15 +33,10 @@ pub struct Assistants {
     pub syncer: Option<Arc<Syncer>>,
     pub authenticator: Arc<Authenticator>,
     pub health: Health,
-    pub cors: Cors,
 }
 
-impl Handle for Assistants {
-    fn cors(&self) -> Option<&Cors> {
-        Some(&self.cors)
-    }
-
-    async fn handle(&self, request: Request<Body>) -> Result<Answer, Problem> {
+impl Assistants {
+    pub async fn handle(&self, request: Request<Body>) -> Result<Answer, Problem> {
         let uri = request.uri().clone();
         let Some(route) = Route::of(uri.path()) else {
             let moved = route::without_slash(&uri).ok_or_else(Problem::not_found)?;

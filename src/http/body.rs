@@ -1,7 +1,7 @@
 //! The body of a request: how much of it is read, how long that may take, and what JSON is taken.
 
+use std::future::pending;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use http_body_util::BodyExt;
 use hyper::StatusCode;
@@ -10,6 +10,7 @@ use serde_json::Value;
 use tokio::time::timeout;
 
 use super::Problem;
+use super::exchange::Exchange;
 use super::slots::Slot;
 use crate::config::Limits;
 
@@ -26,25 +27,33 @@ const OBJECT: usize = 10;
 pub struct Body {
     pub(super) incoming: Incoming,
     pub(super) limits: Arc<Limits>,
-    /// The request's.
-    pub(super) slot: Arc<Slot>,
-    /// Whether any of it is still to come; the connection's.
-    pub(super) unread: Arc<AtomicBool>,
+    /// The request's. `None` for one that is only passed on.
+    pub(super) slot: Option<Arc<Slot>>,
+    pub(super) exchange: Arc<Exchange>,
 }
 
 impl Body {
     /// Reads all of it.
-    async fn read(self) -> Result<Vec<u8>, Problem> {
+    pub(crate) async fn read(self) -> Result<Vec<u8>, Problem> {
         let Self {
             incoming,
             limits,
             slot,
-            unread,
+            exchange,
         } = self;
-        slot.waits();
+        let gave_way = async {
+            match &slot {
+                Some(slot) => {
+                    slot.waits();
+                    slot.gave_way().await;
+                }
+                None => pending().await,
+            }
+        };
         let read = tokio::select! {
+            biased;
+            () = gave_way => return Err(Problem::overloaded()),
             read = timeout(limits.body_timeout, collect(incoming, limits.max_body)) => read,
-            () = slot.gave_way() => return Err(Problem::overloaded()),
         };
         let bytes = read.map_err(|_| {
             Problem::new(
@@ -52,11 +61,10 @@ impl Body {
                 "The request body took too long",
             )
         })??;
-        unread.store(false, Ordering::Relaxed);
-        if slot.works() {
-            Ok(bytes)
-        } else {
-            Err(Problem::overloaded())
+        exchange.has_read();
+        match slot.is_none_or(|slot| slot.works()) {
+            true => Ok(bytes),
+            false => Err(Problem::overloaded()),
         }
     }
 }

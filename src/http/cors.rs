@@ -5,9 +5,10 @@
 
 use hyper::Method;
 use hyper::header::{
-    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS,
-    ACCESS_CONTROL_REQUEST_METHOD, HeaderMap, HeaderValue, ORIGIN, VARY,
+    ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
+    ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE,
+    ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, HeaderMap, HeaderValue, ORIGIN,
+    VARY,
 };
 
 use crate::config::Origins;
@@ -47,11 +48,17 @@ impl Cors {
         Some(answer)
     }
 
-    /// Says on an answer, of whatever kind, who may read it. `origin`: the request's.
+    /// Says on an answer, of whatever kind, who may read it. `origin`: the request's. What another server's answer says of that stays,
+    /// unless there is a list of origins here.
     pub fn mark(&self, origin: Option<&HeaderValue>, answer: &mut HeaderMap) {
         if matches!(self.0, Origins::These(_)) {
             // It is another answer for another origin.
             answer.append(VARY, HeaderValue::from_name(ORIGIN));
+            answer.remove(ACCESS_CONTROL_ALLOW_ORIGIN);
+            answer.remove(ACCESS_CONTROL_ALLOW_CREDENTIALS);
+            answer.remove(ACCESS_CONTROL_EXPOSE_HEADERS);
+        } else if answer.contains_key(ACCESS_CONTROL_ALLOW_ORIGIN) {
+            return;
         }
         if let Some(allowed) = self.allowed(origin) {
             answer.insert(ACCESS_CONTROL_ALLOW_ORIGIN, allowed);

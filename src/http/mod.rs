@@ -1,26 +1,33 @@
 //! The two HTTP servers: the API that clients talk to, and the admin server for operators and probes.
 
 pub mod admin;
+pub mod api;
 pub mod assistants;
 pub mod auth;
 pub(crate) mod body;
 pub(crate) mod connector;
 mod cors;
 pub(crate) mod create;
+mod exchange;
 pub(crate) mod fields;
 pub mod health;
 mod lazy_sync;
 pub(crate) mod patch;
+pub mod relay;
 mod route;
 pub(crate) mod search;
 mod server;
 mod slots;
 mod socket;
+pub mod upstream;
 pub mod url;
 pub(crate) mod versions;
 
+use std::net::IpAddr;
+
 use bytes::Bytes;
-use http_body_util::Full;
+use http_body_util::{Either, Full};
+use hyper::body::Incoming;
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION, RETRY_AFTER};
 use hyper::{Request, Response, StatusCode};
 use serde_json::{Value, json};
@@ -29,10 +36,20 @@ pub use body::{Body, read_json};
 pub use cors::Cors;
 pub use server::serve;
 
-pub type Answer = Response<Full<Bytes>>;
+/// What we made ourselves is there as a whole; what another server makes comes bit by bit.
+pub type Answer = Response<Either<Full<Bytes>, upstream::Streamed>>;
+
+/// Who sent a request: the other end of its connection, in its extensions.
+#[derive(Debug, Clone, Copy)]
+pub struct Peer(pub IpAddr);
 
 /// What a server does with a request. An error is an answer, too.
 pub trait Handle: Send + Sync + 'static {
+    /// Whether a request is only passed on. Then it takes none of the slots for requests that are answered here.
+    fn passes(&self, _request: &Request<Incoming>) -> bool {
+        false
+    }
+
     fn handle(
         &self,
         request: Request<Body>,
@@ -126,7 +143,7 @@ impl Problem {
 }
 
 pub fn json_answer(status: StatusCode, body: &Value) -> Answer {
-    let mut answer = Response::new(Full::new(Bytes::from(body.to_string())));
+    let mut answer = Response::new(Either::Left(Full::from(body.to_string())));
     *answer.status_mut() = status;
     answer
         .headers_mut()
@@ -143,7 +160,7 @@ fn redirect(path: &str) -> Result<Answer, Problem> {
 }
 
 pub fn empty_answer(status: StatusCode) -> Answer {
-    let mut answer = Response::new(Full::default());
+    let mut answer = Response::new(Either::Left(Full::default()));
     *answer.status_mut() = status;
     answer
 }

@@ -4,11 +4,11 @@
 //! attacker holds all connections idle, a newcomer takes the place of the one that has been idle longest.
 
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
+use http_body_util::Either;
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{HeaderValue, ORIGIN};
 use hyper::server::conn::http1;
@@ -21,12 +21,14 @@ use tokio_util::task::TaskTracker;
 use tracing::{Instrument, debug, error_span, warn};
 use uuid::Uuid;
 
+use super::exchange::Exchange;
 use super::slots::{Slot, Slots};
 use super::socket::Socket;
-use super::{Answer, Body, Handle, Problem, empty_answer};
+use super::upstream::Tunnel;
+use super::{Answer, Body, Handle, Peer, Problem, empty_answer};
 use crate::config::Limits;
 
-const REQUEST_ID: &str = "x-request-id";
+pub(super) const REQUEST_ID: &str = "x-request-id";
 
 /// The longest request id that is taken from a client.
 const MAX_REQUEST_ID: usize = 128;
@@ -71,9 +73,9 @@ pub async fn serve(
     });
     let tasks = TaskTracker::new();
     loop {
-        let stream = tokio::select! {
+        let (stream, peer) = tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
+                Ok((stream, peer)) => (stream, Peer(peer.ip().to_canonical())),
                 Err(e) => {
                     // Out of file descriptors, most likely: it passes when connections close.
                     warn!(error = %e, "cannot accept a connection");
@@ -85,9 +87,9 @@ pub async fn serve(
         };
         let server = server.clone();
         if let Some(slot) = connections.take() {
-            tasks.spawn(async move { server.connection(stream, slot, false).await });
+            tasks.spawn(async move { server.connection(stream, peer, slot, false).await });
         } else if let Some(slot) = refused.take() {
-            tasks.spawn(async move { server.connection(stream, slot, true).await });
+            tasks.spawn(async move { server.connection(stream, peer, slot, true).await });
         }
     }
     tasks.close();
@@ -96,15 +98,31 @@ pub async fn serve(
 
 impl<H: Handle> Server<H> {
     /// Serves one connection, or, where it is one too many, only says so.
-    async fn connection(&self, stream: TcpStream, slot: Slot, refuse: bool) {
-        let unread = Arc::new(AtomicBool::new(false));
-        let service = service_fn(|request: Request<Incoming>| async {
+    async fn connection(&self, stream: TcpStream, peer: Peer, slot: Slot, refuse: bool) {
+        let slot = Arc::new(slot);
+        let exchange = Arc::new(Exchange::default());
+        let tunnel = OnceLock::new();
+        let service = service_fn(|mut request: Request<Incoming>| async {
             if !slot.works() {
                 return Err(GaveWay);
             }
-            unread.store(!request.body().is_end_stream(), Ordering::Relaxed);
-            let answer = self.answer(request, refuse, &unread).await;
-            slot.waits();
+            exchange.begins(!request.body().is_end_stream());
+            request.extensions_mut().insert(peer);
+            let version = request.version();
+            let mut answer = self.answer(request, refuse, &exchange).await;
+            match (
+                answer.extensions_mut().remove::<Tunnel>(),
+                answer.body_mut(),
+            ) {
+                (Some(through), _) => {
+                    exchange.streams(false);
+                    let _ = tunnel.set(through);
+                }
+                (None, Either::Right(streamed)) => {
+                    streamed.begins(version, slot.clone(), exchange.clone());
+                }
+                (None, Either::Left(_)) => slot.waits(),
+            }
             Ok(answer)
         });
         slot.waits();
@@ -113,7 +131,7 @@ impl<H: Handle> Server<H> {
         } else {
             self.limits.head_timeout
         };
-        let socket = Socket::new(stream, self.limits.answer_timeout, unread.clone());
+        let socket = Socket::new(stream, self.limits.answer_timeout, exchange.clone());
         let connection = http1::Builder::new()
             // Without a timer the timeout would do nothing. It covers the wait for the next request, too.
             .timer(TokioTimer::new())
@@ -122,7 +140,8 @@ impl<H: Handle> Server<H> {
             .max_header_size(MAX_HEAD)
             .max_buf_size(MAX_BUFFER)
             .keep_alive(!refuse)
-            .serve_connection(TokioIo::new(socket), service);
+            .serve_connection(TokioIo::new(socket), service)
+            .with_upgrades();
         let mut connection = std::pin::pin!(connection);
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
@@ -134,20 +153,24 @@ impl<H: Handle> Server<H> {
         };
         if let Err(e) = ended {
             debug!(error = %e, "connection ended");
+        } else if let Some(tunnel) = tunnel.get() {
+            tunnel.run().await;
         }
     }
 
     /// Answers one request, with its id in the answer and in every line that is logged meanwhile.
     async fn answer(
         &self,
-        request: Request<Incoming>,
+        mut request: Request<Incoming>,
         refuse: bool,
-        unread: &Arc<AtomicBool>,
+        exchange: &Arc<Exchange>,
     ) -> Answer {
         let id = request_id(&request);
         let cors = self.handler.cors();
         let origin = request.headers().get(ORIGIN).cloned();
         let preflight = cors.and_then(|cors| cors.preflight(request.method(), request.headers()));
+        // Whoever sees the request sees the same one.
+        request.headers_mut().insert(REQUEST_ID, id.clone());
         // Of the highest level: no filter keeps the lines and drops their id.
         let span = error_span!("request", request_id = %String::from_utf8_lossy(id.as_bytes()));
         let mut answer = async {
@@ -160,7 +183,7 @@ impl<H: Handle> Server<H> {
             } else if refuse {
                 Err(Problem::overloaded())
             } else {
-                self.handle(request, unread).await
+                self.handle(request, exchange).await
             };
             let answer = handled.unwrap_or_else(Problem::answer);
             debug!(%method, path, status = answer.status().as_u16(), duration_ms = started.elapsed().as_millis(), "answered");
@@ -178,15 +201,19 @@ impl<H: Handle> Server<H> {
     async fn handle(
         &self,
         request: Request<Incoming>,
-        unread: &Arc<AtomicBool>,
+        exchange: &Arc<Exchange>,
     ) -> Result<Answer, Problem> {
-        let slot = self.requests.take().ok_or_else(Problem::overloaded)?;
-        let slot = Arc::new(slot);
+        let slot = match self.handler.passes(&request) {
+            true => None,
+            false => Some(Arc::new(
+                self.requests.take().ok_or_else(Problem::overloaded)?,
+            )),
+        };
         let request = request.map(|incoming| Body {
             incoming,
             limits: self.limits.clone(),
             slot: slot.clone(),
-            unread: unread.clone(),
+            exchange: exchange.clone(),
         });
         // What panicked is dropped; what it shares with others is behind locks that do not mind.
         AssertUnwindSafe(self.handler.handle(request))

@@ -1,13 +1,13 @@
-//! Slots: at most so many connections, and so many requests, at a time.
+//! Slots: at most so many connections, so many requests, and so many streams, at a time.
 //!
 //! Who has a slot either works or waits for its client. When all slots are taken, whoever has waited longest gives way to
 //! the newcomer: clients that take slots and then do nothing, however many, keep nobody out.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 #[derive(Debug)]
 pub struct Slots {
@@ -24,13 +24,14 @@ struct State {
     began_waiting: u64,
 }
 
-/// Given back when it is dropped.
+/// Given back when it is dropped, if not sooner.
 #[derive(Debug)]
 pub struct Slot {
     slots: Arc<Slots>,
     gave_way: CancellationToken,
     /// Its place among those that wait; 0: it works. Only looked at under the lock.
     place: AtomicU64,
+    given_back: AtomicBool,
 }
 
 impl Slots {
@@ -54,6 +55,7 @@ impl Slots {
             slots: self.clone(),
             gave_way: CancellationToken::new(),
             place: AtomicU64::new(0),
+            given_back: AtomicBool::new(false),
         })
     }
 
@@ -85,15 +87,22 @@ impl Slot {
     }
 
     /// Returns when the slot has gone to somebody else.
-    pub async fn gave_way(&self) {
-        self.gave_way.cancelled().await;
+    pub fn gave_way(&self) -> WaitForCancellationFutureOwned {
+        self.gave_way.clone().cancelled_owned()
+    }
+
+    /// It is not needed any more.
+    pub fn give_back(&self) {
+        let mut state = self.slots.lock();
+        if !self.given_back.swap(true, Ordering::Relaxed) {
+            state.waiting.remove(&self.place.load(Ordering::Relaxed));
+            state.taken -= 1;
+        }
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        let mut state = self.slots.lock();
-        state.waiting.remove(&self.place.load(Ordering::Relaxed));
-        state.taken -= 1;
+        self.give_back();
     }
 }

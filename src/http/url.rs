@@ -90,6 +90,14 @@ impl HttpUrl {
         }
     }
 
+    /// The same, for others.
+    pub fn without_user(&self) -> Self {
+        Self {
+            authorization: None,
+            ..self.clone()
+        }
+    }
+
     pub fn has_more_than_a_path(&self) -> bool {
         self.uri.query().is_some() || self.has_fragment
     }

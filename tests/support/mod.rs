@@ -8,6 +8,7 @@ pub mod edits;
 pub mod eventually;
 pub mod expected;
 pub mod faults;
+pub mod front;
 pub mod interceptor;
 pub mod jwks;
 pub mod pgbouncer;
@@ -18,5 +19,6 @@ pub mod worker;
 
 pub use database::{TestDatabase, uuid};
 pub use eventually::{becomes, eventually};
+pub use front::Front;
 pub use tokens::Project;
 pub use worker::TestWorker;

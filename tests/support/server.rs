@@ -175,7 +175,14 @@ impl Client {
             .expect("an answer in time")
     }
 
-    async fn read_answer(&mut self) -> Said {
+    /// The next head, of an answer or of a request, as it was sent.
+    pub async fn head(&mut self) -> String {
+        timeout(DEADLINE, self.read_head())
+            .await
+            .expect("a head in time")
+    }
+
+    async fn read_head(&mut self) -> String {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
             let read = self.stream.read_u8().await;
@@ -185,7 +192,19 @@ impl Client {
                 }),
             );
         }
-        let head = String::from_utf8(head).expect("text").to_ascii_lowercase();
+        String::from_utf8(head).expect("text")
+    }
+
+    /// Waits until just this has come.
+    pub async fn takes(&mut self, expected: &str) {
+        let mut taken = vec![0; expected.len()];
+        let read = timeout(DEADLINE, self.stream.read_exact(&mut taken)).await;
+        read.expect("in time").expect("open");
+        assert_eq!(String::from_utf8_lossy(&taken), expected);
+    }
+
+    async fn read_answer(&mut self) -> Said {
+        let head = self.read_head().await.to_ascii_lowercase();
         let said = Said {
             status: head
                 .split(' ')

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use agent_sync::config::{self, Config, Variables};
+use agent_sync::config::{self, Config, Limits, Variables};
 use agent_sync::worker::Worker;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -32,6 +32,14 @@ impl TestWorker {
 
     /// A worker with these variables set, perhaps not ready yet.
     pub async fn start_with(variables: &[(&str, &str)]) -> Self {
+        Self::start_limited(variables, |_| ()).await
+    }
+
+    /// One whose API has limits that no variable sets.
+    pub async fn start_limited(
+        variables: &[(&str, &str)],
+        limit: impl FnOnce(&mut Limits),
+    ) -> Self {
         let mut all: Variables = [
             (config::HTTP_ADDR, "127.0.0.1:0"),
             (config::ADMIN_ADDR, "127.0.0.1:0"),
@@ -43,9 +51,9 @@ impl TestWorker {
                 .iter()
                 .map(|(name, value)| ((*name).to_owned(), (*value).to_owned())),
         );
-        let worker = Worker::bind(Config::from_variables(&all).expect("a configuration"))
-            .await
-            .expect("bound");
+        let mut config = Config::from_variables(&all).expect("a configuration");
+        limit(&mut config.limits);
+        let worker = Worker::bind(config).await.expect("bound");
         let (api, admin, stop) = (
             worker.http_addr(),
             worker.admin_addr(),
