@@ -150,6 +150,21 @@ async fn a_body_that_nobody_reads_is_not_waited_for() {
     server.stop().await;
 }
 
+/// Else its client would send its next request there.
+#[tokio::test]
+async fn an_answer_says_so_when_its_connection_ends_with_it() {
+    let server = TestServer::start(limits()).await;
+    let mut client = server.client().await;
+    assert_eq!(client.post("/echo", "1").await.header("connection"), None);
+    assert_eq!(client.get("/unknown").await.header("connection"), None);
+    let head = "POST /unknown HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\n\r\n";
+    let said = client.ask(head).await;
+    assert_eq!(said.header("connection"), Some("close"), "{said:?}");
+    client.send("1").await;
+    assert_eq!(client.closed().await, 0);
+    server.stop().await;
+}
+
 #[tokio::test]
 async fn a_client_that_does_not_take_its_answer_is_let_go() {
     let server = TestServer::start(Limits {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use futures::FutureExt;
 use http_body_util::Either;
 use hyper::body::{Body as _, Incoming};
-use hyper::header::{HeaderValue, ORIGIN};
+use hyper::header::{CONNECTION, HeaderValue, ORIGIN};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, StatusCode};
@@ -121,7 +121,15 @@ impl<H: Handle> Server<H> {
                 (None, Either::Right(streamed)) => {
                     streamed.begins(version, slot.clone(), exchange.clone());
                 }
-                (None, Either::Left(_)) => slot.waits(),
+                (None, Either::Left(_)) => {
+                    if exchange.is_unread() {
+                        // Unless the rest of the body is there already, the connection ends here, and its client must not ask on it
+                        // again.
+                        let close = HeaderValue::from_static("close");
+                        answer.headers_mut().insert(CONNECTION, close);
+                    }
+                    slot.waits();
+                }
             }
             Ok(answer)
         });
