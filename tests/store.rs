@@ -5,8 +5,9 @@ use std::sync::Arc;
 use agent_sync::config::{MAX_BODY, ROBYN_DEV};
 use agent_sync::ids::AssistantId;
 use agent_sync::store::memory::Memory;
-use agent_sync::store::{Filter, New, Order, Page, Store, Viewer};
+use agent_sync::store::{Assistant, Filter, New, Order, Page, Store, Viewer};
 use serde_json::{Value, json};
+use time::OffsetDateTime;
 use tokio_postgres::Client;
 use uuid::Uuid;
 
@@ -331,4 +332,31 @@ async fn a_page_of_many_small_objects_is_as_large_as_it_is_in_memory() {
         assert_eq!(answer.await.0, status, "{limit}");
     }
     worker.stop().await;
+}
+
+#[test]
+fn times_are_written_as_langgraphs_server_writes_them() {
+    for (nanoseconds, written) in [
+        (120_000_999, "2001-09-09T01:46:40.120000+00:00"),
+        (1_000, "2001-09-09T01:46:40.000001+00:00"),
+        (0, "2001-09-09T01:46:40+00:00"),
+        (999, "2001-09-09T01:46:40+00:00"),
+    ] {
+        let at = OffsetDateTime::from_unix_timestamp(1_000_000_000)
+            .and_then(|at| at.replace_nanosecond(nanoseconds))
+            .expect("a time");
+        let assistant = Assistant {
+            id: AssistantId(Uuid::nil()),
+            graph_id: "g".to_owned(),
+            config: Default::default(),
+            context: Default::default(),
+            metadata: Default::default(),
+            name: None,
+            description: None,
+            version: 1,
+            created_at: at,
+            updated_at: at,
+        };
+        assert_eq!(assistant.to_json()["updated_at"], written);
+    }
 }

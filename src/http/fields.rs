@@ -192,9 +192,11 @@ impl Fields {
     }
 }
 
-/// An assistant's id as clients may write it: Python's `uuid.UUID` takes upper case, no hyphens, braces and `urn:uuid:`.
+/// An assistant's id as clients may write it: Python's `uuid.UUID` takes upper case, `urn:uuid:`, braces, and hyphens or none.
 pub fn assistant_id(text: &str) -> Result<AssistantId, Problem> {
-    Uuid::try_parse(text)
+    let text = text.strip_prefix("urn:uuid:").unwrap_or(text);
+    let digits = text.trim_matches(['{', '}']).replace('-', "");
+    Uuid::try_parse(&digits)
         .map(AssistantId)
         .map_err(|_| Problem::unprocessable("Invalid assistant ID: must be a UUID"))
 }

@@ -421,12 +421,16 @@ impl Assistant {
     }
 }
 
-/// RFC 3339 with microseconds and `+00:00`, as the official server writes it.
+/// RFC 3339 with microseconds, unless they are zero, and `+00:00`, as the official server writes it.
 fn timestamp(at: OffsetDateTime) -> String {
-    let format = format_description!(
-        "[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:6]+00:00"
-    );
-    at.to_offset(time::UtcOffset::UTC)
-        .format(format)
-        .unwrap_or_default()
+    let at = at.to_offset(time::UtcOffset::UTC);
+    let written = match at.microsecond() {
+        0 => at.format(format_description!(
+            "[year]-[month]-[day]T[hour]:[minute]:[second]+00:00"
+        )),
+        _ => at.format(format_description!(
+            "[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:6]+00:00"
+        )),
+    };
+    written.unwrap_or_default()
 }
