@@ -1,12 +1,12 @@
 # demo · test · soak · fuzz · lint · bench · advisors: each installs what it needs and is missing.
 
-.PHONY: demo test soak fuzz lint bench advisors postgres pgbouncer supabase cargo-fuzz
+.PHONY: demo test soak fuzz lint bench advisors postgres pgbouncer supabase langgraph cargo-fuzz
 
 demo: postgres
 	cargo run --quiet -- demo
 
 # Everything twice: with workers that log in as a superuser, and as the role of sql/roles.sql.
-test: postgres pgbouncer supabase
+test: postgres pgbouncer supabase langgraph
 	cargo test
 	AGENT_SYNC_TEST_ROLE=worker cargo test --test integration
 
@@ -58,6 +58,22 @@ supabase:
 	@if test -n "$$SUPABASE_CLI" || test -e target/$(SUPABASE); then :; else \
 	  npm install --no-save --no-audit --no-fund --fetch-retries=1 --loglevel=error --prefix target/supabase $(SUPABASE) && touch target/$(SUPABASE) \
 	  || { echo "npm could not install $(SUPABASE) from its registry, without which tests/advisors.rs fails. Elsewhere: SUPABASE_CLI=<path>"; exit 1; }; fi
+
+# LangGraph's own server and its two SDKs, for tests/langgraph.rs and tests/sdk.rs. 260 MB in target/, once.
+LANGGRAPH = tests/fixtures/langgraph/requirements.txt
+LANGGRAPH_JS = 1.15.0
+langgraph:
+	@if command -v npm >/dev/null; then :; else $(call install,nodejs npm); fi
+	@if test -n "$$LANGGRAPH_VENV" || python3 -c 'import venv, ensurepip' 2>/dev/null; then :; else $(call install,python3 python3-venv); fi
+	@if test -n "$$LANGGRAPH_VENV" || cmp -s $(LANGGRAPH) target/langgraph/installed.txt; then :; else \
+	  rm -rf target/langgraph && python3 -m venv target/langgraph \
+	  && target/langgraph/bin/pip install --quiet --disable-pip-version-check --retries=1 --requirement $(LANGGRAPH) \
+	  && cp $(LANGGRAPH) target/langgraph/installed.txt \
+	  || { echo "pip (Python 3.11 or later) could not install $(LANGGRAPH) from its index, without which tests/langgraph.rs and tests/sdk.rs fail. Elsewhere: LANGGRAPH_VENV=<directory of a venv that has it>"; exit 1; }; fi
+	@if test -n "$$LANGGRAPH_SDK_JS" || test -e target/langgraph-sdk@$(LANGGRAPH_JS); then :; else \
+	  npm install --no-save --no-audit --no-fund --fetch-retries=1 --loglevel=error --prefix target/langgraph-sdk @langchain/langgraph-sdk@$(LANGGRAPH_JS) \
+	  && touch target/langgraph-sdk@$(LANGGRAPH_JS) \
+	  || { echo "npm could not install @langchain/langgraph-sdk@$(LANGGRAPH_JS) from its registry, without which tests/sdk.rs fails. Elsewhere: LANGGRAPH_SDK_JS=<directory with its node_modules>"; exit 1; }; fi
 
 # libFuzzer is C++, and only a nightly compiler instruments for it.
 cargo-fuzz:

@@ -23,6 +23,7 @@ mod failures;
 mod faults;
 mod http;
 mod in_memory;
+mod langgraph;
 mod lazy_sync;
 mod limits;
 mod listener;

@@ -57,6 +57,11 @@ impl Role {
         }
     }
 
+    /// Whether this is the first of the two runs, which is enough for what has nothing to do with roles.
+    pub fn is_first_run() -> bool {
+        Self::of_run() == Self::Superuser
+    }
+
     /// A superuser's url, made this role's.
     pub fn at(self, url: &str) -> String {
         at(url, self.name())

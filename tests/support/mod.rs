@@ -11,9 +11,11 @@ pub mod faults;
 pub mod front;
 pub mod interceptor;
 pub mod jwks;
+pub mod langgraph;
 pub mod pgbouncer;
 pub mod proxy;
 pub mod server;
+pub mod stream;
 pub mod tokens;
 pub mod worker;
 
