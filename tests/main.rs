@@ -36,6 +36,7 @@ mod removals;
 mod requests;
 mod resync;
 mod roles;
+mod sdk;
 mod secrets;
 mod server;
 mod source;

@@ -14,9 +14,11 @@ pub mod jwks;
 pub mod langgraph;
 pub mod pgbouncer;
 pub mod proxy;
+pub mod sdk;
 pub mod server;
 pub mod stream;
 pub mod tokens;
+pub mod transcript;
 pub mod worker;
 
 pub use database::{TestDatabase, uuid};
