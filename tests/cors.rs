@@ -142,7 +142,7 @@ async fn who_is_not_served_just_now_may_read_that_and_ask_all_the_same() {
     };
     let meanwhile = async {
         db.somebody_waits_for_an_agent().await;
-        let said = get(worker.api, "/info", "").await;
+        let said = get(worker.api, "/info", &format!("origin: {PAGE}\r\n")).await;
         assert_eq!(said.status, 503);
         assert_readable(&said, "*");
         assert_eq!(preflight(worker.api, "/info", PAGE).await.status, 204);

@@ -23,6 +23,16 @@ const READ_ONLY: &str = "what an agent says is edited there";
 const REFUSED: &str =
     "what is wrong with a token is said, as RFC 6750 has it; the other text is the fixture's";
 
+const NOTHING_TO_SAY: &str = "the answer to a preflight is its head; theirs says OK, too";
+const REQUEST_ID: &str = "a page may quote the id of a request that failed";
+const POSTGRES: &str = "body.services.postgres";
+const SKIPPED: &str = r#""skipped""#;
+const BEHIND: &str = "it says what it stands on, the development server stands on nothing";
+const EXPOSED: &str = "headers.access-control-expose-headers";
+const THEIR_EXPOSED: &str = r#""x-pagination-total, x-pagination-next, content-location""#;
+const OUR_EXPOSED: &str =
+    r#""x-pagination-total, x-pagination-next, content-location, x-request-id""#;
+
 const fn status(
     step: &'static str,
     theirs: &'static str,
@@ -85,12 +95,36 @@ const BOTH: &[Difference] = &[
         ROUTED,
     ),
     field("what is it", "body", ANYTHING, ANYTHING, OURSELVES),
+    status("a browser asks first", "200", "204", NOTHING_TO_SAY),
+    field(
+        "a browser searches",
+        EXPOSED,
+        THEIR_EXPOSED,
+        OUR_EXPOSED,
+        REQUEST_ID,
+    ),
+    field(
+        "a browser is refused",
+        EXPOSED,
+        THEIR_EXPOSED,
+        OUR_EXPOSED,
+        REQUEST_ID,
+    ),
 ];
 
 const IN_MEMORY: &[Difference] = &[field("*", "**.metadata.owner", ABSENT, r#""dev""#, OWNED)];
 
 const ON_POSTGRES: &[Difference] = &[
     field("*", "**.metadata.synced_at", ABSENT, ANYTHING, SYNCED),
+    field("is it there", POSTGRES, ABSENT, SKIPPED, BEHIND),
+    field(
+        "nobody asks whether it is there",
+        POSTGRES,
+        ABSENT,
+        SKIPPED,
+        BEHIND,
+    ),
+    status("nobody's browser asks first", "200", "204", NOTHING_TO_SAY),
     status("update an agent's name", "200", "409", READ_ONLY),
     status("set the latest of an agent's", "200", "409", READ_ONLY),
     field(

@@ -156,7 +156,7 @@ impl Assistants {
             Changed::Synced(agent) => Err(read_only(id, agent)),
             Changed::TooLarge => Err(too_large()),
             Changed::NotTheirs | Changed::NoVersion => {
-                Err(self.not_theirs(caller, id, no_assistant_with(id)).await?)
+                Err(self.not_theirs(caller, id, no_assistant(id)).await?)
             }
         }
     }

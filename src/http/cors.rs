@@ -48,7 +48,7 @@ impl Cors {
         Some(answer)
     }
 
-    /// Says on an answer, of whatever kind, who may read it. `origin`: the request's. What another server's answer says of that stays,
+    /// Says on an answer, of whatever kind, who may read it, where it is a page that asks. `origin`: the request's. What another server's answer says of that stays,
     /// unless there is a list of origins here.
     pub fn mark(&self, origin: Option<&HeaderValue>, answer: &mut HeaderMap) {
         if matches!(self.0, Origins::These(_)) {
@@ -57,7 +57,7 @@ impl Cors {
             answer.remove(ACCESS_CONTROL_ALLOW_ORIGIN);
             answer.remove(ACCESS_CONTROL_ALLOW_CREDENTIALS);
             answer.remove(ACCESS_CONTROL_EXPOSE_HEADERS);
-        } else if answer.contains_key(ACCESS_CONTROL_ALLOW_ORIGIN) {
+        } else if origin.is_none() || answer.contains_key(ACCESS_CONTROL_ALLOW_ORIGIN) {
             return;
         }
         if let Some(allowed) = self.allowed(origin) {
