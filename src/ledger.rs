@@ -74,7 +74,7 @@ pub async fn synced(tx: &Transaction<'_>, written: &[Written]) -> Result<(), Err
     enter(tx, sql!("ledger_synced"), written).await
 }
 
-/// These are about to be written for the first time.
+/// These are about to be written, and may be ours already, or not: an empty content hash leaves that open.
 pub async fn intended(tx: &Transaction<'_>, written: &[Written]) -> Result<(), Error> {
     enter(tx, sql!("ledger_intended"), written).await
 }

@@ -109,6 +109,7 @@ impl Worker {
         let admin_api = http::admin::Admin {
             readiness: readiness.clone(),
             database: database.clone(),
+            place: place.clone(),
         };
         // Of its own: an attack on the API makes no probe fail.
         let limits = Limits {
@@ -397,8 +398,12 @@ async fn passes(
         if passed && left.locked.is_empty() {
             break;
         }
+        let pause = async {
+            syncer.place().opened().await;
+            tokio::time::sleep(backoff.pause()).await;
+        };
         tokio::select! {
-            () = tokio::time::sleep(backoff.pause()) => {}
+            () = pause => {}
             () = shutdown.cancelled() => return,
         }
         if !left.locked.is_empty() {
@@ -419,8 +424,12 @@ async fn passes(
             true => Some(backoff.pause()),
             false => config.resync_interval.map(retry::jittered),
         };
+        let waiting = async {
+            sleep(wait).await;
+            syncer.place().opened().await;
+        };
         tokio::select! {
-            () = sleep(wait) => {}
+            () = waiting => {}
             () = syncer.place().lost() => {
                 info!("the LangGraph server may have lost assistants: all agents are looked at");
                 again = true;
@@ -432,6 +441,8 @@ async fn passes(
                 again = false;
                 backoff.reset();
             }
+            // Of that place it was told where it was found out.
+            Err(Error::Server { .. }) => again = true,
             Err(e) if again => error!(error = %e, "the resync failed, it is tried again"),
             Err(e) => {
                 error!(error = %e, "the resync failed, and is done again at the next interval")
@@ -478,7 +489,10 @@ async fn startup(
             true
         }
         Err(e) => {
-            error!(error = %e, "the startup pass failed; the worker goes on and tries it again");
+            // Of that place it was told where it was found out.
+            if !matches!(e, Error::Server { .. }) {
+                error!(error = %e, "the startup pass failed; the worker goes on and tries it again");
+            }
             false
         }
     }

@@ -45,10 +45,17 @@ pub async fn run(syncer: &Syncer, readiness: &Readiness, shutdown: &Cancellation
             }
             drain(syncer, &mut bursts, shutdown).await
         };
-        // What is called off in the middle is rolled back, and claimed again on another connection.
+        // What is called off in the middle is rolled back, and claimed again on another connection. What is done outside the database
+        // sees to that itself, step by step.
+        let dies = async {
+            match syncer.place().beyond() {
+                None => syncer.doorbell.dies().await,
+                Some(_) => std::future::pending().await,
+            }
+        };
         let worked = tokio::select! {
             worked = worked => worked,
-            () = syncer.doorbell.dies() => Err(syncer.database.lost()),
+            () = dies => Err(syncer.database.lost()),
         };
         match worked {
             Ok(drained) => {
@@ -67,17 +74,27 @@ pub async fn run(syncer: &Syncer, readiness: &Readiness, shutdown: &Cancellation
                 }
             }
             Err(e) => {
-                if !failing {
+                // Of that place it was told where it was found out.
+                let is_the_place = matches!(e, Error::Server { .. });
+                if !failing && !is_the_place {
                     error!(error = %e, "the change loop cannot work; it keeps trying, nothing is lost");
                 }
-                failing = true;
+                failing |= !is_the_place;
                 if bursts.pace.is_narrowing() {
                     backoff.reset();
                 }
                 readiness.change_loop(Some(format!("the change loop cannot work: {e}")));
                 // Not sooner for a bell: it rings just as well while nothing works.
+                let pause = async {
+                    if is_the_place {
+                        // It knows best how long it is to be left in peace.
+                        backoff.reset();
+                        syncer.place().opened().await;
+                    }
+                    tokio::time::sleep(backoff.pause()).await;
+                };
                 tokio::select! {
-                    () = tokio::time::sleep(backoff.pause()) => {}
+                    () = pause => {}
                     () = shutdown.cancelled() => {}
                 }
             }
@@ -114,12 +131,13 @@ pub async fn drain(
         let step = async {
             let drained = drain_batch(syncer, &mut client, bursts, order).await?;
             // After each batch, so that edits of agents, however many, never keep a tool's change waiting.
-            let spread =
-                outbox::shared_pending(&client).await? && spread(syncer, &mut client).await?;
-            Ok((drained, spread))
+            let spreading = async {
+                Ok(outbox::shared_pending(&client).await? && spread(syncer, &mut client).await?)
+            };
+            Ok((drained, syncer.step(spreading).await?))
         };
         let started = Instant::now();
-        let (drained, spread) = match syncer.database.within(DEADLINE, step).await {
+        let (drained, spread) = match syncer.in_time(step).await {
             Ok(step) => step,
             Err(e) => {
                 if !is_put_off(syncer, bursts, &e, started).await || shutdown.is_cancelled() {
@@ -197,11 +215,15 @@ async fn drain_batch(
     order: Order<'_>,
 ) -> Result<Option<DrainedBatch>, Error> {
     bursts.pace.takes(Vec::new());
-    let tx = begin(client).await?;
-    let mut held = bursts.held(Instant::now());
-    held.extend(syncer.leased(&tx).await?);
-    let at_most = bursts.pace.at_most().min(syncer.batch_size());
-    let claimed = outbox::claim(&tx, order, &held, at_most).await?;
+    let claiming = async {
+        let tx = begin(client).await?;
+        let mut held = bursts.held(Instant::now());
+        held.extend(syncer.leased(&tx).await?);
+        let at_most = bursts.pace.at_most().min(syncer.batch_size());
+        let claimed = outbox::claim(&tx, order, &held, at_most).await?;
+        Ok((tx, claimed))
+    };
+    let (tx, claimed) = syncer.step(claiming).await?;
     if claimed.is_empty() {
         tx.rollback().await?;
         return Ok(None);
@@ -231,7 +253,11 @@ async fn drain_batch(
         .filter(|(_, outcome)| outcome.is_effective())
         .map(|(agent, _)| *agent);
     bursts.synced(synced, Instant::now());
-    syncer.committed(client, &batch).await;
+    let ending = async {
+        syncer.committed(client, &batch).await;
+        Ok(())
+    };
+    syncer.step(ending).await?;
     Ok(Some(drained))
 }
 

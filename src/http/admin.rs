@@ -11,6 +11,7 @@ use serde_json::json;
 use super::{Answer, Body, Handle, Problem, json_answer};
 use crate::database::{Database, Error};
 use crate::readiness::Readiness;
+use crate::store::Place;
 
 /// How long the database may take to answer a probe.
 pub(super) const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -20,6 +21,8 @@ pub struct Admin {
     pub readiness: Arc<Readiness>,
     /// `None` in in-memory mode.
     pub database: Option<Database>,
+    /// Where assistants live.
+    pub place: Place,
 }
 
 impl Handle for Admin {
@@ -39,8 +42,11 @@ impl Admin {
     async fn ready(&self) -> Answer {
         let pending = self.readiness.pending();
         let unreachable = self.unreachable(pending.is_none()).await;
-        // Where the database is away, so is the change loop.
-        let stuck = || self.readiness.stuck();
+        // Where the database is away, or the place where assistants live, so is the change loop.
+        let stuck = || {
+            let trouble = self.place.trouble().map(|trouble| trouble.to_string());
+            trouble.or_else(|| self.readiness.stuck())
+        };
         let callers = self.readiness.callers_unknown();
         let reasons: Vec<String> = [pending, unreachable.or_else(stuck), callers]
             .into_iter()

@@ -62,6 +62,15 @@ pub enum Target<'a> {
     Server(&'a Server),
 }
 
+/// What was found out about some assistants.
+#[derive(Debug, Default)]
+pub struct Sight {
+    /// Those that exist, whoever made them.
+    pub existing: HashMap<AssistantId, Existing>,
+    /// Those of which it cannot be told. Why not, if it is to do with that assistant; `None`: that will pass.
+    pub unseen: HashMap<AssistantId, Option<String>>,
+}
+
 /// What came of writing or deleting some assistants.
 #[derive(Debug)]
 pub struct Answers<T> {
@@ -106,15 +115,16 @@ impl<T> Answers<T> {
 
 impl Target<'_> {
     /// Which of these assistants exist, whoever made them.
-    pub async fn observe(
-        self,
-        ids: &[AssistantId],
-    ) -> Result<HashMap<AssistantId, Existing>, Error> {
-        match self {
-            Self::Table(tx) => table::observe(tx, ids).await,
-            Self::Memory(memory) => Ok(memory.observe(ids)),
-            Self::Server(server) => server.observe(ids).await,
-        }
+    pub async fn observe(self, ids: &[AssistantId]) -> Result<Sight, Error> {
+        let existing = match self {
+            Self::Table(tx) => table::observe(tx, ids).await?,
+            Self::Memory(memory) => memory.observe(ids),
+            Self::Server(server) => return server.observe(ids).await,
+        };
+        Ok(Sight {
+            existing,
+            ..Sight::default()
+        })
     }
 
     /// Writes assistants that were found like this. One that somebody has made, taken or deleted since then is left alone.

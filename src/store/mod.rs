@@ -266,6 +266,22 @@ impl Place {
         }
     }
 
+    /// Waits until something may be written.
+    pub async fn opened(&self) {
+        match self {
+            Self::Table | Self::Memory(_) => {}
+            Self::Server(server) => server.opened().await,
+        }
+    }
+
+    /// What keeps everything from being written, until it is seen to be over.
+    pub fn trouble(&self) -> Option<database::Error> {
+        match self {
+            Self::Table | Self::Memory(_) => None,
+            Self::Server(server) => server.trouble(),
+        }
+    }
+
     /// Returns when assistants of ours seem to be gone.
     pub async fn lost(&self) {
         match self {

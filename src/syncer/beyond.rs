@@ -15,24 +15,29 @@ use std::time::Duration;
 
 use deadpool_postgres::Transaction;
 use tokio::time::Instant;
+use tracing::debug;
 
 use super::decide::{self, Existence};
 use super::lease::{self, Lease};
 use super::reach::{Reach, is_in_scope, shared_scope};
 use super::work::Work;
-use super::{Batch, Entrance, Outcome, Syncer};
-use crate::database::{Error, Fault, begin};
-use crate::ids::{AgentId, AssistantId};
+use super::{Batch, Entrance, Syncer};
+use crate::database::{DEADLINE, Error, Fault, begin};
+use crate::ids::{AgentId, AssistantId, SYSTEM};
+use crate::ledger;
 use crate::outbox::{self, Claimed};
-use crate::plan::{Existing, Observed};
+use crate::plan::{Entry, Existing, Observed};
 use crate::retry::Backoff;
-use crate::store::batch::Target;
+use crate::store::batch::{Sight, Target};
 
-/// How many agents are held at a time: what takes longer than a deadline is done again.
+/// How many agents are held at a time: the others wait until all of them are done with.
 pub(super) const BATCH: usize = 50;
 
-/// How long a request waits for an agent that is being synced.
+/// How long agents are waited for that somebody else syncs just now.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How often it is tried to say that agents are done with.
+const ATTEMPTS: u32 = 3;
 
 impl Syncer {
     /// The agents that are being synced outside any transaction.
@@ -40,6 +45,27 @@ impl Syncer {
         match self.place.beyond() {
             None => Ok(Vec::new()),
             Some(_) => lease::leased(tx).await,
+        }
+    }
+
+    /// A deadline for work in the database. Where assistants live elsewhere, each [`Syncer::step`] has one instead: what is done there takes
+    /// as long as it takes, and is not called off in the middle.
+    pub async fn in_time<T>(
+        &self,
+        work: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        match self.place.beyond() {
+            None => self.database.within(DEADLINE, work).await,
+            Some(_) => work.await,
+        }
+    }
+
+    /// Work with the database alone. It ends when connections turn out to be dead.
+    pub async fn step<T>(&self, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        let work = Box::pin(work);
+        tokio::select! {
+            done = self.database.within(DEADLINE, work) => done,
+            () = self.doorbell.dies() => Err(self.database.lost()),
         }
     }
 
@@ -51,13 +77,30 @@ impl Syncer {
     ) -> Result<Batch, Error> {
         let mut batch = Batch::default();
         for agents in agents.chunks(BATCH) {
-            self.place.check()?;
-            let waits = matches!(entrance, Entrance::Request(_));
-            let lease = self.lease(agents, waits).await?;
-            let others = agents.iter().filter(|agent| !lease.agents.contains(agent));
-            let others: Vec<AgentId> = others.copied().collect();
-            batch.add(self.push(target, lease, None, entrance).await?);
-            batch.add(self.postpone(&others).await?);
+            let deadline = Instant::now() + PATIENCE;
+            let mut backoff = Backoff::new(Duration::from_millis(5), Duration::from_millis(250));
+            let mut rest = agents.to_vec();
+            loop {
+                self.place.check()?;
+                let lease = self.lease(&rest).await?;
+                rest.retain(|agent| !lease.agents.contains(agent));
+                if !lease.agents.is_empty() {
+                    let part = self.push(target, lease, None, entrance).await?;
+                    self.finish(&part).await?;
+                    batch.add(part);
+                }
+                if rest.is_empty() || Instant::now() > deadline {
+                    break;
+                }
+                tokio::time::sleep(backoff.pause()).await;
+            }
+            if !rest.is_empty() {
+                let part = self
+                    .put_off(rest.iter().map(|agent| (*agent, None)))
+                    .await?;
+                self.finish(&part).await?;
+                batch.add(part);
+            }
         }
         Ok(batch)
     }
@@ -69,45 +112,88 @@ impl Syncer {
         tx: Transaction<'_>,
         claimed: &Claimed,
     ) -> Result<Batch, Error> {
-        let lease = Lease::take(&tx, &claimed.agents()).await?;
-        tx.commit().await?;
+        let taking = async {
+            let lease = Lease::take(&tx, &claimed.agents()).await?;
+            tx.commit().await?;
+            Ok(lease)
+        };
+        let lease = self.step(taking).await?;
         self.push(target, lease, Some(claimed), Entrance::Change)
             .await
     }
 
-    /// For somebody who waits for an agent that is being synced.
+    /// For somebody who waits for an agent that is being synced. `None`: for too long.
     pub(super) async fn lease_one(&self, agent: AgentId) -> Result<Option<Lease>, Error> {
-        let lease = self.lease(&[agent], true).await?;
-        Ok(Some(lease).filter(|lease| !lease.agents.is_empty()))
-    }
-
-    /// `waits`: for a while, if all of them are taken.
-    async fn lease(&self, agents: &[AgentId], waits: bool) -> Result<Lease, Error> {
         let deadline = Instant::now() + PATIENCE;
         let mut backoff = Backoff::new(Duration::from_millis(5), Duration::from_millis(250));
         loop {
-            let mut client = self.database.client().await?;
-            let tx = begin(&mut client).await?;
-            let lease = Lease::take(&tx, agents).await?;
-            tx.commit().await?;
-            client.give_back();
-            if !waits || !lease.agents.is_empty() || Instant::now() > deadline {
-                return Ok(lease);
+            let lease = self.lease(&[agent]).await?;
+            if !lease.agents.is_empty() {
+                return Ok(Some(lease));
+            }
+            if Instant::now() > deadline {
+                return Ok(None);
             }
             tokio::time::sleep(backoff.pause()).await;
         }
     }
 
-    /// Somebody else syncs these just now. Whatever he has read: they are looked at again.
-    async fn postpone(&self, agents: &[AgentId]) -> Result<Batch, Error> {
-        if agents.is_empty() {
-            return Ok(Batch::default());
-        }
+    /// Those of the agents that nobody holds.
+    async fn lease(&self, agents: &[AgentId]) -> Result<Lease, Error> {
+        self.step(async {
+            let mut client = self.database.client().await?;
+            let tx = begin(&mut client).await?;
+            let lease = Lease::take(&tx, agents).await?;
+            tx.commit().await?;
+            client.give_back();
+            Ok(lease)
+        })
+        .await
+    }
+
+    /// Agents that nothing can be said about now: because of this, or (`None`) of something that will pass.
+    async fn put_off(
+        &self,
+        agents: impl Iterator<Item = (AgentId, Option<String>)>,
+    ) -> Result<Batch, Error> {
         let mut work = Work::new(None, self.guard.counts());
-        for agent in agents {
-            work.postpone(*agent);
+        for (agent, why) in agents {
+            match why {
+                Some(why) => {
+                    let in_scope = self.step(self.in_scope(agent)).await?;
+                    work.fail(agent, why, in_scope);
+                }
+                None => work.postpone(agent),
+            }
         }
-        self.record(&mut work).await
+        let recording = async {
+            let mut client = self.database.client().await?;
+            let tx = begin(&mut client).await?;
+            let retries = work.record(&tx).await?;
+            tx.commit().await?;
+            client.give_back();
+            Ok(retries)
+        };
+        let retries = self.step(recording).await?;
+        Ok(Batch {
+            outcomes: work.outcomes.into_iter().collect(),
+            retries,
+            ..Batch::default()
+        })
+    }
+
+    async fn in_scope(&self, agent: AgentId) -> Result<bool, Error> {
+        let mut client = self.database.client().await?;
+        let mut tx = begin(&mut client).await?;
+        let shape = self.source.shape(tx.client()).await?;
+        let reach = Reach {
+            shared: shared_scope(tx.client()).await?,
+            own: &self.settings.scope,
+        };
+        let in_scope = is_in_scope(&mut tx, &shape, &reach, agent).await?;
+        tx.commit().await?;
+        client.give_back();
+        Ok(in_scope)
     }
 
     /// Syncs agents that are held, and lets go of them.
@@ -119,20 +205,55 @@ impl Syncer {
         entrance: Entrance<'_>,
     ) -> Result<Batch, Error> {
         let mut left: HashSet<AgentId> = lease.agents.iter().copied().collect();
-        let pushed = self.push_held(target, &lease, entrance, &mut left).await;
-        let mut client = self.database.client().await?;
-        let tx = begin(&mut client).await?;
-        if let Some(claimed) = claimed {
-            let held: HashSet<AgentId> = lease.agents.iter().copied().collect();
-            outbox::settle(&tx, claimed, |agent| {
-                held.contains(&agent) && !left.contains(&agent)
-            })
-            .await?;
+        // It may take longer than a term.
+        let pushing = Box::pin(self.push_held(target, &lease, entrance, &mut left));
+        let pushed = tokio::select! {
+            pushed = pushing => pushed,
+            never = self.keep(&lease) => never,
+        };
+        let done: HashSet<AgentId> = {
+            let held = lease.agents.iter().copied();
+            held.filter(|agent| !left.contains(agent)).collect()
+        };
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
+        let mut attempt = 1;
+        loop {
+            let ending = async {
+                let mut client = self.database.client().await?;
+                let tx = begin(&mut client).await?;
+                if let Some(claimed) = claimed {
+                    outbox::settle(&tx, claimed, |agent| done.contains(&agent)).await?;
+                }
+                lease.give_back(&tx).await?;
+                tx.commit().await?;
+                client.give_back();
+                Ok(())
+            };
+            match self.step(ending).await {
+                Ok(()) => return pushed,
+                Err(error) if attempt >= ATTEMPTS => return pushed.and(Err(error)),
+                Err(_) => tokio::time::sleep(backoff.pause()).await,
+            }
+            attempt += 1;
         }
-        lease.give_back(&tx).await?;
-        tx.commit().await?;
-        client.give_back();
-        pushed
+    }
+
+    /// Says again and again that these are held. For ever.
+    async fn keep<T>(&self, lease: &Lease) -> T {
+        loop {
+            tokio::time::sleep(lease::RENEWAL).await;
+            let renewing = async {
+                let mut client = self.database.client().await?;
+                let tx = begin(&mut client).await?;
+                lease.renew(&tx, &lease.agents).await?;
+                tx.commit().await?;
+                client.give_back();
+                Ok(())
+            };
+            if let Err(error) = self.step(renewing).await {
+                debug!(%error, "could not renew a lease");
+            }
+        }
     }
 
     /// `left`: the agents that were not done with stay in there.
@@ -143,17 +264,25 @@ impl Syncer {
         entrance: Entrance<'_>,
         left: &mut HashSet<AgentId>,
     ) -> Result<Batch, Error> {
-        if lease.agents.is_empty() {
-            return Ok(Batch::default());
-        }
-        let existing = self.existing(target, &lease.agents, entrance).await?;
         let mut batch = Batch::default();
-        let mut chunks = vec![lease.agents.as_slice()];
-        while let Some(chunk) = chunks.pop() {
-            match self
-                .push_chunk(target, lease, chunk, entrance, &existing)
-                .await
-            {
+        if lease.agents.is_empty() {
+            return Ok(batch);
+        }
+        let Found { existing, unseen } = self.find(target, &lease.agents, entrance).await?;
+        if !unseen.is_empty() {
+            let put_off = unseen.iter().map(|(agent, why)| (*agent, why.clone()));
+            batch.add(self.put_off(put_off).await?);
+            left.retain(|agent| !unseen.contains_key(agent));
+        }
+        let seen = lease
+            .agents
+            .iter()
+            .filter(|agent| !unseen.contains_key(agent));
+        let seen: Vec<AgentId> = seen.copied().collect();
+        let mut chunks = vec![seen.as_slice()];
+        while let Some(chunk) = chunks.pop().filter(|chunk| !chunk.is_empty()) {
+            let pushing = Box::pin(self.push_chunk(target, lease, chunk, entrance, &existing));
+            let error = match pushing.await {
                 Ok(Pushed {
                     part,
                     not_tried,
@@ -161,71 +290,99 @@ impl Syncer {
                 }) => {
                     left.retain(|agent| !chunk.contains(agent) || not_tried.contains(agent));
                     batch.add(part);
-                    if let Some(error) = stopped {
-                        // What was done is done.
-                        self.finish(&batch).await?;
-                        return Err(error);
+                    match stopped {
+                        None => continue,
+                        Some(error) => error,
                     }
                 }
-                Err(error)
-                    if error.fault() == Fault::Data && !matches!(error, Error::Server { .. }) =>
-                {
+                Err(error) if error.fault() == Fault::Data => {
                     let &[agent] = chunk else {
                         let (before, after) = chunk.split_at(chunk.len() / 2);
                         chunks.extend([after, before]);
                         continue;
                     };
-                    batch.add(self.fail(agent, &error).await?);
+                    let failed = std::iter::once((agent, Some(error.to_string())));
+                    batch.add(self.put_off(failed).await?);
                     left.remove(&agent);
+                    continue;
                 }
                 Err(error) => {
                     if error.is_schema_drift() || error.denial().is_some() {
                         self.source.outdated();
                     }
-                    return Err(error);
+                    error
                 }
-            }
+            };
+            // What was done is done.
+            self.finish(&batch).await?;
+            return Err(error);
         }
         Ok(batch)
     }
 
     /// Logs and writes back what was done.
-    pub(super) async fn finish(&self, batch: &Batch) -> Result<(), Error> {
-        let mut client = self.database.client().await?;
-        self.committed(&mut client, batch).await;
-        client.give_back();
-        Ok(())
+    async fn finish(&self, batch: &Batch) -> Result<(), Error> {
+        self.step(async {
+            let mut client = self.database.client().await?;
+            self.committed(&mut client, batch).await;
+            client.give_back();
+            Ok(())
+        })
+        .await
     }
 
     /// Which of the agents' assistants exist.
-    async fn existing(
+    async fn find(
         &self,
         target: Target<'_>,
         agents: &[AgentId],
         entrance: Entrance<'_>,
-    ) -> Result<HashMap<AssistantId, Existing>, Error> {
+    ) -> Result<Found, Error> {
         let ids = decide::ids(agents, entrance.claim());
-        let nothing = HashMap::new();
-        let mut client = self.database.client().await?;
-        let tx = begin(&mut client).await?;
-        let Observed { entries, .. } =
-            decide::observe(&tx, agents, &ids, Existence::Known(&nothing)).await?;
-        tx.commit().await?;
-        client.give_back();
-        let all: HashSet<AssistantId> = ids.into_iter().chain(entries.keys().copied()).collect();
+        let reading = async {
+            let mut client = self.database.client().await?;
+            let tx = begin(&mut client).await?;
+            let entries = ledger::read(&tx, agents, &ids).await?;
+            tx.commit().await?;
+            client.give_back();
+            Ok(entries)
+        };
+        let entries = self.step(reading).await?;
+        let all: HashSet<AssistantId> = ids.iter().chain(entries.keys()).copied().collect();
         let all: Vec<AssistantId> = all.into_iter().collect();
-        let existing = target.observe(&all).await?;
+        let Sight {
+            existing,
+            mut unseen,
+        } = target.observe(&all).await?;
         let mut observed = Observed { entries, existing };
-        let others = observed.alternatives(agents);
-        observed.existing.extend(target.observe(&others).await?);
-        let is_gone = |entry: &crate::plan::Entry| {
-            entry.content_hash.is_some() && !observed.existing.contains_key(&entry.assistant_id)
+        let others = target.observe(&observed.alternatives(agents)).await?;
+        observed.existing.extend(others.existing);
+        unseen.extend(others.unseen);
+        let is_gone = |entry: &Entry| {
+            let id = &entry.assistant_id;
+            entry.content_hash.is_some()
+                && !observed.existing.contains_key(id)
+                && !unseen.contains_key(id)
         };
         // A pass finds all that is gone anyway.
         if !matches!(entrance, Entrance::Pass) && observed.entries.values().any(is_gone) {
             self.place.is_lost();
         }
-        Ok(observed.existing)
+        let concerns = |agent: AgentId, id: AssistantId| {
+            let entry = observed.entries.get(&id);
+            let is_its = id == agent.canonical() || id == agent.copy_for(SYSTEM);
+            is_its || entry.is_some_and(|entry| entry.agent_id == agent)
+        };
+        let mut unseen_agents = HashMap::new();
+        for (id, why) in unseen {
+            let of = agents.iter().copied();
+            let of = of.filter(|agent| concerns(*agent, id) || entrance.claim().is_some());
+            unseen_agents.extend(of.map(|agent| (agent, why.clone())));
+        }
+        Ok(Found {
+            existing: observed.existing,
+            unseen: unseen_agents,
+        })
     }
 
     async fn push_chunk(
@@ -236,69 +393,60 @@ impl Syncer {
         entrance: Entrance<'_>,
         existing: &HashMap<AssistantId, Existing>,
     ) -> Result<Pushed, Error> {
-        let mut client = self.database.client().await?;
-        let tx = begin(&mut client).await?;
-        lease.renew(&tx, agents).await?;
-        let shape = self.source.shape(tx.client()).await?;
-        let reach = Reach {
-            shared: shared_scope(tx.client()).await?,
-            own: &self.settings.scope,
+        let looking = async {
+            let mut client = self.database.client().await?;
+            let tx = begin(&mut client).await?;
+            lease.renew(&tx, agents).await?;
+            let shape = self.source.shape(tx.client()).await?;
+            let shared = shared_scope(tx.client()).await?;
+            let existence = Existence::Known(existing);
+            let claim = entrance.claim();
+            let seen = self.look(&tx, &shape, agents, claim, existence).await?;
+            tx.commit().await?;
+            client.give_back();
+            Ok((shape, shared, seen))
         };
-        let existence = Existence::Known(existing);
-        let seen = self
-            .look(&tx, &shape, agents, entrance.claim(), existence)
-            .await?;
-        let mut work = self.decide(&tx, &shape, &reach, &seen, entrance).await?;
-        work.announce(&tx, &seen.observed).await?;
-        tx.commit().await?;
-        client.give_back();
+        let (shape, shared, seen) = self.step(looking).await?;
+        let deciding = async {
+            let mut client = self.database.client().await?;
+            let tx = begin(&mut client).await?;
+            let reach = Reach {
+                shared,
+                own: &self.settings.scope,
+            };
+            let work = self.decide(&tx, &shape, &reach, &seen, entrance).await?;
+            work.announce(&tx, &seen.observed).await?;
+            tx.commit().await?;
+            client.give_back();
+            Ok(work)
+        };
+        let mut work = self.step(deciding).await?;
 
         let stopped = work.carry_out(target, &seen.observed).await?;
 
-        let mut client = self.database.client().await?;
-        let tx = begin(&mut client).await?;
-        lease.renew(&tx, agents).await?;
-        let retries = work.record(&tx).await?;
-        tx.commit().await?;
-        client.give_back();
+        let recording = async {
+            let mut client = self.database.client().await?;
+            let tx = begin(&mut client).await?;
+            lease.renew(&tx, agents).await?;
+            let retries = work.record(&tx).await?;
+            tx.commit().await?;
+            client.give_back();
+            Ok(retries)
+        };
+        let retries = self.step(recording).await?;
         Ok(Pushed {
             not_tried: std::mem::take(&mut work.left),
             part: self.batch(work, &seen, retries),
             stopped,
         })
     }
+}
 
-    /// An agent that cannot even be read.
-    async fn fail(&self, agent: AgentId, error: &Error) -> Result<Batch, Error> {
-        let mut client = self.database.client().await?;
-        let mut tx = begin(&mut client).await?;
-        let shape = self.source.shape(tx.client()).await?;
-        let reach = Reach {
-            shared: shared_scope(tx.client()).await?,
-            own: &self.settings.scope,
-        };
-        let in_scope = is_in_scope(&mut tx, &shape, &reach, agent).await?;
-        tx.commit().await?;
-        client.give_back();
-        let mut work = Work::new(None, self.guard.counts());
-        work.fail(agent, error.to_string(), in_scope);
-        self.record(&mut work).await
-    }
-
-    /// Where nothing was seen, and nothing is to be written.
-    async fn record(&self, work: &mut Work<'_>) -> Result<Batch, Error> {
-        let mut client = self.database.client().await?;
-        let tx = begin(&mut client).await?;
-        let retries = work.record(&tx).await?;
-        tx.commit().await?;
-        client.give_back();
-        let outcomes: Vec<(AgentId, Outcome)> = work.outcomes.drain().collect();
-        Ok(Batch {
-            outcomes,
-            retries,
-            ..Batch::default()
-        })
-    }
+/// What is known of some agents' assistants.
+struct Found {
+    existing: HashMap<AssistantId, Existing>,
+    /// Agents of one of whose assistants it cannot be told whether it is there: why not, unless that will pass.
+    unseen: HashMap<AgentId, Option<String>>,
 }
 
 /// What came of some agents.

@@ -46,7 +46,7 @@ pub(super) enum Existence<'a> {
 impl Existence<'_> {
     async fn of(self, ids: &[AssistantId]) -> Result<HashMap<AssistantId, Existing>, Error> {
         match self {
-            Self::In(target) => target.observe(ids).await,
+            Self::In(target) => Ok(target.observe(ids).await?.existing),
             Self::Known(known) => {
                 let known = ids.iter().filter_map(|id| Some((*id, known.get(id)?)));
                 Ok(known.map(|(id, row)| (id, row.clone())).collect())

@@ -12,7 +12,10 @@ use crate::ids::AgentId;
 use crate::sql;
 
 /// How long agents are held without a word. A worker that dies keeps others from them for that long at most.
-const TERM: Duration = Duration::from_secs(60);
+const TERM: Duration = Duration::from_secs(30);
+
+/// How often whoever is at work says so.
+pub(super) const RENEWAL: Duration = Duration::from_secs(10);
 
 /// Agents that this sync holds.
 #[derive(Debug)]
@@ -41,13 +44,13 @@ impl Lease {
         match still.len() == agents.len() {
             true => Ok(()),
             false => Err(Error::Pool(format!(
-                "it took longer than {} s, and another worker has gone on with it",
+                "nothing was heard of this worker for {} s, and another one has gone on with its agents",
                 TERM.as_secs()
             ))),
         }
     }
 
-    pub async fn give_back(self, tx: &Transaction<'_>) -> Result<(), Error> {
+    pub async fn give_back(&self, tx: &Transaction<'_>) -> Result<(), Error> {
         tx.query_typed(sql!("lease_give_back"), &[(&self.holder, Type::UUID)])
             .await?;
         Ok(())

@@ -34,7 +34,7 @@ use work::Work;
 
 use crate::access::Access;
 use crate::config::Settings;
-use crate::database::{Client, DEADLINE, Database, Error, Fault, begin};
+use crate::database::{Client, Database, Error, Fault, begin};
 use crate::doorbell::Doorbell;
 use crate::ids::AgentId;
 use crate::outbox::{self, Claimed};
@@ -131,26 +131,23 @@ impl Syncer {
         agents: &[AgentId],
         entrance: Entrance<'_>,
     ) -> Result<Batch, Error> {
-        self.database
-            .within(DEADLINE, async {
-                let _turn = match entrance {
-                    Entrance::Request(_) => self.requests.acquire().await.ok(),
-                    Entrance::Pass | Entrance::Change => None,
-                };
-                if let Some(target) = self.place.beyond() {
-                    let batch = self.sync_beyond(target, agents, entrance).await?;
-                    self.finish(&batch).await?;
-                    return Ok(batch);
-                }
-                let mut client = self.database.client().await?;
-                let mut tx = begin(&mut client).await?;
-                let batch = self.sync(&mut tx, agents, entrance).await?;
-                tx.commit().await?;
-                self.committed(&mut client, &batch).await;
-                client.give_back();
-                Ok(batch)
-            })
-            .await
+        self.in_time(async {
+            let _turn = match entrance {
+                Entrance::Request(_) => self.requests.acquire().await.ok(),
+                Entrance::Pass | Entrance::Change => None,
+            };
+            if let Some(target) = self.place.beyond() {
+                return self.sync_beyond(target, agents, entrance).await;
+            }
+            let mut client = self.database.client().await?;
+            let mut tx = begin(&mut client).await?;
+            let batch = self.sync(&mut tx, agents, entrance).await?;
+            tx.commit().await?;
+            self.committed(&mut client, &batch).await;
+            client.give_back();
+            Ok(batch)
+        })
+        .await
     }
 
     /// Syncs the agents of changes that this transaction has claimed, and takes those off the outbox.
@@ -160,7 +157,7 @@ impl Syncer {
         claimed: &Claimed,
     ) -> Result<Batch, Error> {
         if let Some(target) = self.place.beyond() {
-            return self.sync_claimed_beyond(target, tx, claimed).await;
+            return Box::pin(self.sync_claimed_beyond(target, tx, claimed)).await;
         }
         let agents = claimed.agents();
         let batch = self.sync(&mut tx, &agents, Entrance::Change).await?;

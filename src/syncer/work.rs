@@ -266,14 +266,26 @@ impl<'a> Work<'a> {
     /// Says in the ledger what is about to be written for the first time, where that is not in the transaction in which it is written.
     /// Should nobody ever hear what came of it, it is known as ours all the same.
     pub async fn announce(&self, tx: &Transaction<'_>, observed: &Observed) -> Result<(), Error> {
-        let is_known = |write: &&Write<'_>| {
-            let entry = observed.entries.get(&write.assistant.id);
-            entry.is_some_and(|entry| entry.content_hash.is_some())
-        };
-        let fresh = self.writes.iter().filter(|write| !is_known(write));
-        let intended: Vec<Written> = fresh
-            .map(|write| written(write, fingerprint::of_write(write)))
-            .collect();
+        let mut intended = Vec::new();
+        for write in &self.writes {
+            let id = write.assistant.id;
+            let entry = observed.entries.get(&id);
+            if entry.is_some_and(|entry| entry.content_hash.is_some()) {
+                continue;
+            }
+            let stands = entry.is_some_and(|entry| observed.stands(entry));
+            intended.push(match observed.existing.get(&id).filter(|_| stands) {
+                // It says just what was announced before, so it is ours whatever is sent now. It says nothing that an agent could say again.
+                Some(row) => Written {
+                    content_hash: b"announced".to_vec(),
+                    ..written(write, row.row_hash.clone())
+                },
+                None => Written {
+                    content_hash: Vec::new(),
+                    ..written(write, fingerprint::of_write(write))
+                },
+            });
+        }
         ledger::intended(tx, &intended).await
     }
 

@@ -32,6 +32,13 @@ impl Assistant {
         })
     }
 
+    /// Whether it says that it was synced just then.
+    pub fn has(&self, stamp: &str) -> bool {
+        self.json
+            .pointer("/metadata/synced_at")
+            .is_some_and(|at| at == stamp)
+    }
+
     pub fn existing(&self) -> Existing {
         let object = |name: &str| -> Map<String, Value> {
             let object = self.json.get(name).and_then(Value::as_object);

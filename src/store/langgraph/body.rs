@@ -1,15 +1,14 @@
-//! The bodies that are sent. All fields, each time: servers disagree about what is left out.
+//! The bodies that are sent. All fields, each time: servers disagree about what is left out. `stamp`: when that is, for `synced_at`.
 
 use serde_json::{Map, Value, json};
-use time::OffsetDateTime;
 
 use crate::plan::Existing;
 use crate::store::batch::{How, Write};
-use crate::store::{fingerprint::UNNAMED, timestamp};
+use crate::store::fingerprint::UNNAMED;
 
 /// Of `POST /assistants`.
-pub fn create(write: &Write<'_>) -> Value {
-    let mut body = common(write, write.metadata());
+pub fn create(write: &Write<'_>, stamp: &str) -> Value {
+    let mut body = common(write, stamp, write.metadata());
     body.insert("assistant_id".to_owned(), json!(write.assistant.id));
     body.insert("if_exists".to_owned(), json!("do_nothing"));
     // Where there is none, some servers take no null.
@@ -20,7 +19,7 @@ pub fn create(write: &Write<'_>) -> Value {
 }
 
 /// Of `PATCH /assistants/{id}`, of one that was found like this.
-pub fn patch(write: &Write<'_>, found: &Existing) -> Value {
+pub fn patch(write: &Write<'_>, stamp: &str, found: &Existing) -> Value {
     let mut metadata = write.metadata();
     // Servers merge metadata key by key, and none can be taken away but by null.
     metadata
@@ -29,7 +28,7 @@ pub fn patch(write: &Write<'_>, found: &Existing) -> Value {
     if write.how != How::Update {
         metadata.extend(found.foreign.iter().map(|key| (key.clone(), Value::Null)));
     }
-    let mut body = common(write, metadata);
+    let mut body = common(write, stamp, metadata);
     // Null is refused.
     let description = write.assistant.content.description.as_deref();
     body.insert(
@@ -39,11 +38,10 @@ pub fn patch(write: &Write<'_>, found: &Existing) -> Value {
     Value::Object(body)
 }
 
-fn common(write: &Write<'_>, mut metadata: Map<String, Value>) -> Map<String, Value> {
+fn common(write: &Write<'_>, stamp: &str, mut metadata: Map<String, Value>) -> Map<String, Value> {
     let content = write.assistant.content;
     let name = content.name.as_deref().filter(|name| !name.is_empty());
-    let now = timestamp(OffsetDateTime::now_utc());
-    metadata.insert("synced_at".to_owned(), json!(now));
+    metadata.insert("synced_at".to_owned(), json!(stamp));
     // Never the context: it mirrors the config, and both together are refused.
     [
         ("graph_id", json!(content.graph_id)),

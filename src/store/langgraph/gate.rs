@@ -15,17 +15,22 @@ const FAILURES: u32 = 5;
 const FIRST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(30);
 
+/// The longest pause that is waited for with work in hand.
+const SHORT: Duration = Duration::from_secs(5);
+
 #[derive(Debug)]
 pub struct Gate {
     failures: u32,
     closed: Option<Closed>,
+    /// The server wants to be left in peace until then.
+    pause: Option<Instant>,
     backoff: Backoff,
 }
 
 /// Nothing is sent for now.
 #[derive(Debug, Clone)]
 pub struct Closed {
-    until: Instant,
+    pub until: Instant,
     /// Fit for a log, with what to do.
     pub why: String,
     pub fault: Fault,
@@ -36,68 +41,72 @@ impl Default for Gate {
         Self {
             failures: 0,
             closed: None,
+            pause: None,
             backoff: Backoff::new(FIRST, LONGEST),
         }
     }
 }
 
 impl Gate {
+    /// When the next request may be sent: now, or in a moment.
+    ///
     /// # Errors
-    /// Why nothing is to be sent now. When its time is over, requests show whether it still holds.
-    pub fn check(&self, now: Instant) -> Result<(), Closed> {
-        match &self.closed {
-            Some(closed) if now < closed.until => Err(closed.clone()),
-            _ => Ok(()),
+    /// Not so soon, and why. When that time is over, requests show whether it still holds.
+    pub fn opens(&self, now: Instant) -> Result<Instant, Closed> {
+        if let Some(closed) = self.closed.as_ref().filter(|closed| now < closed.until) {
+            return Err(closed.clone());
+        }
+        match self.pause {
+            Some(until) if until > now + SHORT => Err(Closed {
+                until,
+                why: format!("it asks for a pause of {} s", (until - now).as_secs()),
+                fault: Fault::Passing,
+            }),
+            Some(until) => Ok(until.max(now)),
+            None => Ok(now),
         }
     }
 
-    /// The server has answered. Returns whether it had failed before.
-    pub fn answered(&mut self) -> bool {
-        let had_failed = self.failures > 0 || self.closed.is_some();
-        if had_failed {
-            *self = Self::default();
-        }
-        had_failed
+    /// Why nothing was sent lately, until an answer shows that this is over.
+    pub fn trouble(&self) -> Option<&Closed> {
+        self.closed.as_ref()
     }
 
-    /// It did not answer, or as one that is down.
-    pub fn failed(&mut self, now: Instant, why: &str) {
+    /// The server has answered as it should. Says nothing while nothing is sent: that was asked before. Returns whether some trouble
+    /// is over.
+    pub fn answered(&mut self, now: Instant) -> bool {
+        let is_closed = |closed: &Closed| now < closed.until;
+        if self.closed.as_ref().is_some_and(is_closed) {
+            return false;
+        }
+        self.failures = 0;
+        self.backoff.reset();
+        self.closed.take().is_some()
+    }
+
+    /// It did not answer, or as one that is down. Returns whether that is news: it counts as down from now on.
+    pub fn failed(&mut self, now: Instant, why: &str) -> bool {
         self.failures += 1;
-        if self.failures >= FAILURES && self.check(now).is_ok() {
-            let pause = self.backoff.pause();
-            self.close(
-                now + pause,
-                format!("the LangGraph server is down: {why}"),
-                Fault::Passing,
-            );
-        }
+        self.failures >= FAILURES && self.close(now, format!("it is down: {why}"), Fault::Passing)
     }
 
-    /// It does not let us in.
-    pub fn refused(&mut self, now: Instant, why: String) {
-        if self.check(now).is_ok() {
-            let pause = self.backoff.pause();
-            self.close(now + pause, why, Fault::Setup);
+    /// Nothing more is sent for a while. Returns whether that is news.
+    pub fn close(&mut self, now: Instant, why: String, fault: Fault) -> bool {
+        if let Some(closed) = &self.closed
+            && now < closed.until
+        {
+            return false;
         }
+        let until = now + self.backoff.pause();
+        let before = self.closed.replace(Closed { until, why, fault });
+        before.is_none_or(|before| before.fault != fault)
     }
 
-    /// It wants to be left in peace for this long.
-    pub fn asked_to_pause(&mut self, now: Instant, pause: Duration) {
-        let why = format!(
-            "the LangGraph server asks for a pause of {} s",
-            pause.as_secs()
-        );
-        self.close(now + pause, why, Fault::Passing);
-    }
-
-    fn close(&mut self, until: Instant, why: String, fault: Fault) {
-        let longer = self
-            .closed
-            .as_ref()
-            .is_none_or(|closed| closed.until < until);
-        if longer {
-            self.closed = Some(Closed { until, why, fault });
-        }
+    /// It wants to be left in peace for this long. Returns whether that is news, and long.
+    pub fn asked_to_pause(&mut self, now: Instant, pause: Duration) -> bool {
+        let is_paused = self.pause.is_some_and(|until| until > now);
+        self.pause = self.pause.max(Some(now + pause));
+        pause > SHORT && !is_paused
     }
 }
 
@@ -109,52 +118,66 @@ mod tests {
     fn after_five_failures_in_a_row_a_server_is_left_in_peace_longer_each_time() {
         let (mut gate, mut now) = (Gate::default(), Instant::now());
         for _ in 1..FAILURES {
-            gate.failed(now, "refused");
-            assert!(gate.check(now).is_ok());
+            assert!(!gate.failed(now, "refused"));
+            assert!(gate.opens(now).is_ok());
         }
         let mut before = Duration::ZERO;
-        for _ in 0..4 {
-            gate.failed(now, "refused");
-            let closed = gate.check(now).expect_err("closed");
+        for n in 0..4 {
+            assert_eq!(gate.failed(now, "refused"), n == 0, "news");
+            let closed = gate.opens(now).expect_err("closed");
             assert_eq!(closed.fault, Fault::Passing);
             let pause = closed.until - now;
             assert!(pause > before, "{pause:?} after {before:?}");
             before = pause;
             // One attempt when the time is over.
             now = closed.until;
-            assert!(gate.check(now).is_ok());
+            assert_eq!(gate.opens(now).expect("open"), now);
+            assert!(gate.trouble().is_some());
         }
-        assert!(gate.answered());
-        gate.failed(now, "refused");
-        assert!(gate.check(now).is_ok(), "it counts anew");
+        assert!(gate.answered(now));
+        assert!(gate.trouble().is_none());
+        assert!(!gate.failed(now, "refused"));
+        assert!(gate.opens(now).is_ok(), "it counts anew");
     }
 
     #[test]
-    fn requests_that_were_in_hand_when_it_closed_make_no_pause_longer() {
+    fn what_was_in_hand_when_it_closed_makes_no_pause_longer_or_shorter() {
         let (mut gate, now) = (Gate::default(), Instant::now());
         for _ in 0..100 {
             gate.failed(now, "refused");
         }
-        let closed = gate.check(now).expect_err("closed");
+        let closed = gate.opens(now).expect_err("closed");
         assert!(closed.until <= now + FIRST.mul_f64(1.2));
+        assert!(!gate.answered(now));
+        assert!(gate.opens(now).is_err());
     }
 
     #[test]
-    fn a_pause_that_is_asked_for_is_kept() {
+    fn a_pause_that_is_asked_for_is_kept_whatever_else_is_answered() {
         let (mut gate, now) = (Gate::default(), Instant::now());
-        gate.asked_to_pause(now, Duration::from_secs(60));
+        assert!(gate.asked_to_pause(now, Duration::from_secs(60)));
+        assert!(!gate.asked_to_pause(now, Duration::from_secs(60)));
         gate.asked_to_pause(now, Duration::from_secs(1));
-        let almost = now + Duration::from_millis(59_999);
-        assert!(gate.check(almost).is_err());
-        assert!(gate.check(now + Duration::from_secs(60)).is_ok());
+        gate.answered(now);
+        let later = |seconds| now + Duration::from_secs(seconds);
+        assert_eq!(gate.opens(now).expect_err("paused").until, later(60));
+        // The last of it can be waited for.
+        assert_eq!(gate.opens(later(56)).expect("soon"), later(60));
+        assert_eq!(gate.opens(later(61)).expect("now"), later(61));
     }
 
     #[test]
-    fn one_refusal_is_enough() {
-        let (mut gate, now) = (Gate::default(), Instant::now());
-        gate.refused(now, "401".to_owned());
-        assert_eq!(gate.check(now).expect_err("closed").fault, Fault::Setup);
-        assert!(gate.answered());
-        assert!(gate.check(now).is_ok());
+    fn one_refusal_is_enough_and_told_once() {
+        let (mut gate, mut now) = (Gate::default(), Instant::now());
+        assert!(gate.close(now, "401".to_owned(), Fault::Setup));
+        for _ in 0..3 {
+            let closed = gate.opens(now).expect_err("closed");
+            assert_eq!(closed.fault, Fault::Setup);
+            now = closed.until;
+            assert!(!gate.close(now, "401".to_owned(), Fault::Setup));
+        }
+        now = gate.opens(now).expect_err("closed").until;
+        assert!(gate.answered(now));
+        assert!(gate.opens(now).is_ok());
     }
 }

@@ -17,17 +17,18 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use futures::stream::{self, StreamExt};
 use hyper::{Method, StatusCode};
-use serde_json::{Value, json};
+use time::OffsetDateTime;
 use tokio::sync::Notify;
 
-use super::batch::{self, Answers, How, Stands, Write};
-use super::fingerprint;
+use super::batch::{self, Answers, How, Sight, Stands, Write};
+use super::{fingerprint, timestamp};
 use crate::config::LangGraph;
 use crate::database::Error;
 use crate::ids::{AssistantId, SYSTEM};
 use crate::plan::Existing;
+use crate::retry::Backoff;
 use answer::Assistant;
-use transport::{Failure, Reply, Transport};
+use transport::{FIRST_PAUSE, Failure, LONGEST_PAUSE, Reply, Transport};
 
 /// How often a write is tried before the agent has to wait: with a look in between.
 const ATTEMPTS: u32 = 3;
@@ -59,26 +60,38 @@ impl Server {
         self.transport.check()
     }
 
-    /// An assistant just as the server shows it.
-    pub async fn get(&self, id: AssistantId) -> Result<Option<Value>, Error> {
-        match self.find(id).await {
-            Ok(found) => Ok(found.map(|assistant| assistant.json)),
-            Err(failure) => Err(self.transport.error(failure)),
-        }
+    /// Waits until anything may be sent.
+    pub async fn opened(&self) {
+        self.transport.opened().await;
+    }
+
+    /// What keeps us from using the server, since it was last seen to.
+    pub fn trouble(&self) -> Option<Error> {
+        self.transport.trouble()
     }
 
     /// Which of these exist, whoever made them.
-    pub async fn observe(
-        &self,
-        ids: &[AssistantId],
-    ) -> Result<HashMap<AssistantId, Existing>, Error> {
+    pub async fn observe(&self, ids: &[AssistantId]) -> Result<Sight, Error> {
         let found = each(ids.iter().map(|id| self.find(*id)).collect()).await;
-        let mut existing = HashMap::new();
+        let mut sight = Sight::default();
         for (id, found) in ids.iter().zip(found) {
-            let found = found.map_err(|failure| self.transport.error(failure))?;
-            existing.extend(found.map(|assistant| (*id, assistant.existing())));
+            match found {
+                Ok(found) => {
+                    let existing = found.map(|assistant| (*id, assistant.existing()));
+                    sight.existing.extend(existing);
+                }
+                Err(NotDone::Refused(why) | NotDone::Failed(Failure::Broken(why))) => {
+                    sight.unseen.insert(*id, Some(why));
+                }
+                Err(NotDone::Again | NotDone::Failed(Failure::Lost(_) | Failure::Late(_))) => {
+                    sight.unseen.insert(*id, None);
+                }
+                Err(NotDone::Failed(stopped @ Failure::Stopped(..))) => {
+                    return Err(self.transport.error(stopped));
+                }
+            }
         }
-        Ok(existing)
+        Ok(sight)
     }
 
     pub async fn write(
@@ -123,27 +136,32 @@ impl Server {
             let answer = match outcome {
                 Ok(done) => batch::Answer::Done(done),
                 Err(NotDone::Refused(why)) => batch::Answer::Refused(why),
-                Err(NotDone::Failed(Failure::Broken(why))) => batch::Answer::Refused(why),
-                Err(NotDone::Failed(Failure::Lost(_)) | NotDone::Again) => batch::Answer::Unknown,
-                Err(NotDone::Failed(failure @ Failure::Stopped(..))) => {
-                    answers.stopped = Some(self.transport.error(failure));
-                    continue;
-                }
+                Err(NotDone::Failed(failure)) => match failure {
+                    Failure::Broken(why) => batch::Answer::Refused(why),
+                    Failure::Lost(_) | Failure::Late(_) => batch::Answer::Unknown,
+                    stopped @ Failure::Stopped(..) => {
+                        answers.stopped = Some(self.transport.error(stopped));
+                        continue;
+                    }
+                },
+                Err(NotDone::Again) => batch::Answer::Unknown,
             };
             answers.answers.insert(id, answer);
         }
         answers
     }
 
-    async fn find(&self, id: AssistantId) -> Result<Option<Assistant>, Failure> {
+    async fn find(&self, id: AssistantId) -> Result<Option<Assistant>, NotDone> {
         let reply = self.transport.read(&path(id)).await?;
         match reply.status {
-            StatusCode::NOT_FOUND => Ok(None),
+            StatusCode::NOT_FOUND if !reply.is_html() => Ok(None),
             status if status.is_success() => match Assistant::parse(&reply.body) {
                 Some(assistant) if assistant.id == Some(id) => Ok(Some(assistant)),
-                _ => Err(self.transport.no_langgraph(&reply)),
+                Some(another) => Err(is_another(id, &another)),
+                None => Err(self.transport.no_langgraph(&reply).into()),
             },
-            _ => Err(self.transport.no_langgraph(&reply)),
+            StatusCode::NOT_FOUND => Err(self.transport.no_langgraph(&reply).into()),
+            _ => Err(refused(&reply)),
         }
     }
 
@@ -155,20 +173,23 @@ impl Server {
     ) -> Result<Stands, NotDone> {
         let id = write.assistant.id;
         let wanted = fingerprint::of_write(write);
+        // Of whom it takes over nothing may stay.
+        let is_taken_over = matches!(write.how, How::Adopt | How::HandOver);
+        let stands =
+            |row: &Existing| row.row_hash == wanted && (row.foreign.is_empty() || !is_taken_over);
+        if let Some(row) = existing.filter(|row| stands(row)) {
+            return Ok(Stands {
+                row_hash: row.row_hash.clone(),
+                untouched: true,
+            });
+        }
+        let stamp = timestamp(OffsetDateTime::now_utc());
         let mut found = existing.cloned();
-        let mut sent = false;
+        let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         let mut lost = NotDone::Again;
         for _ in 0..ATTEMPTS {
-            if let Some(row) = &found
-                && row.row_hash == wanted
-            {
-                return Ok(Stands {
-                    row_hash: wanted,
-                    untouched: !sent,
-                });
-            }
             let attempt = match &found {
-                None if write.how == How::Insert => self.create(write, &wanted).await,
+                None if write.how == How::Insert => self.create(write, &stamp, &wanted).await,
                 // It was there a moment ago. As an update it is made anew, if it may be.
                 None => return Err(NotDone::Again),
                 // Somebody was faster, or it is what we have sent and an agent has been edited since.
@@ -177,28 +198,41 @@ impl Server {
                 Some(row) if write.how == How::Adopt && row.owner.as_deref() != Some(SYSTEM) => {
                     return Err(NotDone::Again);
                 }
-                Some(row) => self.patch(write, row).await,
+                Some(row) => self.patch(write, &stamp, row).await,
             };
-            match attempt {
-                Ok(row_hash) => {
-                    *self.last() = Some(id);
-                    return Ok(Stands {
-                        row_hash,
-                        untouched: false,
-                    });
+            let row_hash = match attempt {
+                Ok(row_hash) => row_hash,
+                Err(NotDone::Failed(failure @ (Failure::Lost(_) | Failure::Broken(_)))) => {
+                    lost = failure.into();
+                    tokio::time::sleep(backoff.pause()).await;
+                    let seen = self.find(id).await?;
+                    found = seen.as_ref().map(Assistant::existing);
+                    match (seen, &found) {
+                        (Some(seen), Some(row)) if seen.has(&stamp) || stands(row) => {
+                            row.row_hash.clone()
+                        }
+                        _ => continue,
+                    }
                 }
-                Err(NotDone::Failed(failure)) if !failure.is_final() => lost = failure.into(),
                 Err(other) => return Err(other),
-            }
-            sent = true;
-            found = self.find(id).await?.map(|assistant| assistant.existing());
+            };
+            *self.last() = Some(id);
+            return Ok(Stands {
+                row_hash,
+                untouched: false,
+            });
         }
         Err(lost)
     }
 
-    async fn create(&self, write: &Write<'_>, wanted: &[u8]) -> Result<Vec<u8>, NotDone> {
+    async fn create(
+        &self,
+        write: &Write<'_>,
+        stamp: &str,
+        wanted: &[u8],
+    ) -> Result<Vec<u8>, NotDone> {
         let id = write.assistant.id;
-        let body = body::create(write);
+        let body = body::create(write, stamp);
         let reply = self
             .transport
             .write(&Method::POST, "/assistants", Some(&body))
@@ -215,21 +249,26 @@ impl Server {
         }
         let answered =
             Assistant::parse(&reply.body).ok_or_else(|| self.transport.no_langgraph(&reply))?;
-        match answered.id {
-            Some(answered) if answered != id => Err(NotDone::Refused(format!(
-                "the LangGraph server answered with assistant {answered} instead of {id}: it seems to take two of the same configuration for one"
-            ))),
-            // What was there before is somebody else's, or ours and out of date: as `do_nothing` has it, it is untouched.
-            _ => match answered.existing().row_hash {
-                row_hash if row_hash == wanted => Ok(row_hash),
-                _ => Err(NotDone::Again),
-            },
+        if answered.id != Some(id) {
+            return Err(is_another(id, &answered));
+        }
+        let row_hash = answered.existing().row_hash;
+        // What was there before is somebody else's, or ours and out of date: as `do_nothing` has it, it is untouched. What says when we have
+        // sent it is ours, as the server has it: one that adds something of its own is not written again and again for that.
+        match row_hash == wanted || answered.has(stamp) {
+            true => Ok(row_hash),
+            false => Err(NotDone::Again),
         }
     }
 
-    async fn patch(&self, write: &Write<'_>, found: &Existing) -> Result<Vec<u8>, NotDone> {
+    async fn patch(
+        &self,
+        write: &Write<'_>,
+        stamp: &str,
+        found: &Existing,
+    ) -> Result<Vec<u8>, NotDone> {
         let id = write.assistant.id;
-        let body = body::patch(write, found);
+        let body = body::patch(write, stamp, found);
         let reply = self
             .transport
             .write(&Method::PATCH, &path(id), Some(&body))
@@ -237,7 +276,7 @@ impl Server {
         match reply.status {
             status if status.is_success() => {}
             // It is the assistant that is not there, or the graph that it names.
-            StatusCode::NOT_FOUND if self.find(id).await?.is_none() => {
+            StatusCode::NOT_FOUND if !reply.is_html() && self.find(id).await?.is_none() => {
                 self.is_lost();
                 return Err(NotDone::Again);
             }
@@ -245,37 +284,35 @@ impl Server {
         }
         let answered =
             Assistant::parse(&reply.body).ok_or_else(|| self.transport.no_langgraph(&reply))?;
-        match answered.id {
-            Some(answered) if answered != id => Err(NotDone::Refused(format!(
-                "the LangGraph server answered with assistant {answered} instead of {id}"
-            ))),
-            // As the server has it: one that adds something of its own is not written again and again for that.
-            _ => Ok(answered.existing().row_hash),
+        match answered.id == Some(id) {
+            true => Ok(answered.existing().row_hash),
+            false => Err(is_another(id, &answered)),
         }
     }
 
     async fn delete_one(&self, id: AssistantId) -> Result<(), NotDone> {
         self.last().take_if(|last| *last == id);
         let mut lost = NotDone::Again;
+        let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         for _ in 0..ATTEMPTS {
             match self.transport.write(&Method::DELETE, &path(id), None).await {
-                Ok(reply) if reply.status.is_success() || reply.status == StatusCode::NOT_FOUND => {
+                Ok(reply) if reply.status.is_success() => return Ok(()),
+                Ok(reply) if reply.status == StatusCode::NOT_FOUND && !reply.is_html() => {
                     return Ok(());
+                }
+                Ok(reply) if reply.status == StatusCode::NOT_FOUND => {
+                    return Err(self.transport.no_langgraph(&reply).into());
                 }
                 Ok(reply) => return Err(refused(&reply)),
                 // What is gone already is deleted: there is no need to look.
-                Err(failure) if !failure.is_final() => lost = failure.into(),
-                Err(stopped) => return Err(stopped.into()),
+                Err(failure @ (Failure::Lost(_) | Failure::Broken(_))) => {
+                    lost = failure.into();
+                    tokio::time::sleep(backoff.pause()).await;
+                }
+                Err(failure) => return Err(failure.into()),
             }
         }
         Err(lost)
-    }
-
-    /// Whether the server answers, and as what: a restarted one may answer differently.
-    pub async fn info(&self) -> Result<Value, Error> {
-        let reply = self.transport.read("/info").await;
-        let reply = reply.map_err(|failure| self.transport.error(failure))?;
-        Ok(serde_json::from_slice(&reply.body).unwrap_or_else(|_| json!(reply.status.as_u16())))
     }
 }
 
@@ -291,6 +328,15 @@ impl From<Failure> for NotDone {
     fn from(failure: Failure) -> Self {
         Self::Failed(failure)
     }
+}
+
+fn is_another(id: AssistantId, answered: &Assistant) -> NotDone {
+    let answered = answered
+        .id
+        .map_or("one that is no uuid".to_owned(), |id| id.to_string());
+    NotDone::Refused(format!(
+        "the LangGraph server answers with assistant {answered} instead of {id}: does it take two of the same configuration for one?"
+    ))
 }
 
 fn refused(reply: &Reply) -> NotDone {

@@ -6,14 +6,17 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, USER_AGENT};
 use hyper::{HeaderMap, Method, Request, StatusCode};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use serde_json::Value;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc2822;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
+use tracing::{error, info, warn};
 
 use super::CONCURRENCY;
 use super::gate::{Closed, Gate};
@@ -33,10 +36,11 @@ const MAX_ANSWER: usize = 16 << 20;
 const ATTEMPTS: u32 = 3;
 
 /// The pauses in between.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
+pub const FIRST_PAUSE: Duration = Duration::from_millis(100);
+pub const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// The longest pause that is waited for with work in hand.
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// Answered to everybody.
+pub const INFO: &str = "/info";
 
 /// The most that is quoted of an answer.
 const MAX_QUOTED: usize = 200;
@@ -67,19 +71,14 @@ pub struct Reply {
 /// Why there is no answer to go by.
 #[derive(Debug)]
 pub enum Failure {
-    /// Nothing is sent for now.
+    /// Nothing is sent for now: the gate is closed, and has said why.
     Stopped(String, Fault),
-    /// The connection broke, or it took too long: it may have been done, or not.
+    /// The connection broke: it may have been done, or not.
     Lost(String),
-    /// An internal error of the server's: it may have been done, or not.
+    /// It took too long: it may have been done, or not, or will be.
+    Late(String),
+    /// An internal error of the server's, or an answer that is too large to be read: it may have been done, or not.
     Broken(String),
-}
-
-impl Failure {
-    /// Whether there is no point in looking what came of it.
-    pub fn is_final(&self) -> bool {
-        matches!(self, Self::Stopped(..))
-    }
 }
 
 impl From<Closed> for Failure {
@@ -89,6 +88,11 @@ impl From<Closed> for Failure {
 }
 
 impl Reply {
+    /// Somebody in between answers, or another server.
+    pub fn is_html(&self) -> bool {
+        self.body.trim_ascii_start().starts_with(b"<")
+    }
+
     /// What went wrong, as servers say it in one of three ways.
     pub fn detail(&self) -> String {
         let text = String::from_utf8_lossy(&self.body);
@@ -126,15 +130,44 @@ impl Transport {
         }
     }
 
+    /// Whether anything may be sent, now or in a moment.
+    ///
+    /// # Errors
+    /// Why not.
     pub fn check(&self) -> Result<(), Error> {
-        let closed = self.gate().check(Instant::now());
-        closed.map_err(|closed| self.error(closed.into()))
+        let opens = self.gate().opens(Instant::now());
+        opens.map(drop).map_err(|closed| self.error(closed.into()))
+    }
+
+    /// Waits until something may be sent.
+    pub async fn opened(&self) {
+        loop {
+            let now = Instant::now();
+            let until = self.gate().opens(now).unwrap_or_else(|closed| closed.until);
+            if until <= now {
+                return;
+            }
+            tokio::time::sleep_until(until).await;
+        }
+    }
+
+    /// Why nothing was sent lately, as long as nothing shows that this is over.
+    pub fn trouble(&self) -> Option<Error> {
+        let trouble = self.gate().trouble().cloned();
+        trouble.map(|closed| self.error(closed.into()))
+    }
+
+    /// Whether it did not let us in when it was last asked.
+    pub fn is_refused(&self) -> bool {
+        let gate = self.gate();
+        gate.trouble()
+            .is_some_and(|closed| closed.fault == Fault::Setup)
     }
 
     pub fn error(&self, failure: Failure) -> Error {
         let (why, fault) = match failure {
             Failure::Stopped(why, fault) => (why, fault),
-            Failure::Lost(why) | Failure::Broken(why) => (why, Fault::Passing),
+            Failure::Lost(why) | Failure::Late(why) | Failure::Broken(why) => (why, Fault::Passing),
         };
         Error::Server {
             why: format!("{}: {why}", self.url),
@@ -149,7 +182,7 @@ impl Transport {
 
     /// What answers is something else.
     pub fn no_langgraph(&self, reply: &Reply) -> Failure {
-        Failure::Stopped(
+        self.stop(
             format!(
                 "it answers ({}) as no LangGraph server does; is LANGGRAPH_API_URL right? {}",
                 reply.status,
@@ -157,6 +190,27 @@ impl Transport {
             ),
             Fault::Setup,
         )
+    }
+
+    /// Nothing more is sent for a while.
+    fn stop(&self, why: String, fault: Fault) -> Failure {
+        let is_news = self.gate().close(Instant::now(), why.clone(), fault);
+        self.tell(is_news, &why, fault);
+        Failure::Stopped(why, fault)
+    }
+
+    /// Once, here, and not by everybody whose work has to wait for it.
+    fn tell(&self, is_news: bool, why: &str, fault: Fault) {
+        let server = &self.url;
+        match fault {
+            _ if !is_news => {}
+            Fault::Setup => error!(
+                %server, "the LangGraph server cannot be used: {why}. Nothing is lost: what changes waits in the outbox"
+            ),
+            _ => {
+                warn!(%server, "the LangGraph server is left in peace: {why}. What changes waits in the outbox")
+            }
+        }
     }
 
     /// A request that changes nothing: sent again when its answer is lost.
@@ -195,58 +249,90 @@ impl Transport {
             .map(|body| Bytes::from(body.to_string()))
             .unwrap_or_default();
         for attempt in 1.. {
-            self.gate().check(Instant::now())?;
             let slot = self.slots.acquire().await;
+            self.may_send().await?;
             let answered = self.once(method, path, body.clone()).await;
             drop(slot);
-            let pause = match answered {
-                Ok(reply) => match self.judge(reply)? {
-                    Ok(reply) => return Ok(reply),
-                    // Too many requests.
-                    Err(asked) => asked.unwrap_or_else(|| backoff.pause()),
-                },
-                Err(NotAnswered::NotSent(_)) if attempt < ATTEMPTS => backoff.pause(),
-                Err(NotAnswered::NotSent(why)) => {
-                    return Err(Failure::Stopped(why, Fault::Passing));
+            let now = Instant::now();
+            match answered {
+                Ok(reply) if reply.status == StatusCode::TOO_MANY_REQUESTS => {
+                    let asked = reply.retry_after.unwrap_or_default();
+                    self.pause(now, asked.max(backoff.pause()));
+                    if attempt >= ATTEMPTS {
+                        return Err(
+                            self.stop("it is too busy for us (429)".to_owned(), Fault::Passing)
+                        );
+                    }
                 }
-                Err(NotAnswered::Lost(why)) => return Err(Failure::Lost(why)),
-            };
-            if pause > LONGEST_PAUSE || attempt >= ATTEMPTS {
-                self.gate().asked_to_pause(Instant::now(), pause);
-                self.gate().check(Instant::now())?;
+                Ok(reply) => return self.judge(reply, path),
+                Err(NotAnswered::NotSent(why)) => {
+                    self.is_away(now, &why);
+                    if attempt >= ATTEMPTS {
+                        return Err(
+                            self.stop(format!("it cannot be reached: {why}"), Fault::Passing)
+                        );
+                    }
+                    tokio::time::sleep(backoff.pause()).await;
+                }
+                Err(NotAnswered::Lost(why)) => {
+                    self.is_away(now, &why);
+                    return Err(Failure::Lost(why));
+                }
+                Err(NotAnswered::Late) => {
+                    let why = format!("no answer within {} s", self.timeout.as_secs_f32());
+                    self.failed(now, &why);
+                    return Err(Failure::Late(why));
+                }
+                Err(NotAnswered::TooLarge) => {
+                    return Err(Failure::Broken(format!(
+                        "its answer is larger than {MAX_ANSWER} bytes"
+                    )));
+                }
             }
-            tokio::time::sleep(pause).await;
         }
         unreachable!("there is always another attempt")
     }
 
-    /// What an answer means for the server as a whole. Inner error: it was not dealt with, and how long to wait.
-    fn judge(&self, reply: Reply) -> Result<Result<Reply, Option<Duration>>, Failure> {
-        let status = reply.status;
+    /// Waits for a short pause to end.
+    async fn may_send(&self) -> Result<(), Closed> {
+        loop {
+            let now = Instant::now();
+            let until = self.gate().opens(now)?;
+            if until <= now {
+                return Ok(());
+            }
+            tokio::time::sleep_until(until).await;
+        }
+    }
+
+    /// What an answer means for the server as a whole.
+    fn judge(&self, reply: Reply, path: &str) -> Result<Reply, Failure> {
+        let (status, now) = (reply.status, Instant::now());
         let said = || format!("it answers {status}: {}", reply.detail());
         match status {
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-                let why = format!(
-                    "{}; nothing is written there until it lets us in: see LANGGRAPH_API_KEY and {}",
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(self.stop(
+                format!(
+                    "{}. It is asked again now and then; see LANGGRAPH_API_KEY and {}",
                     said(),
                     crate::config::LANGGRAPH_HEADERS
-                );
-                self.gate().refused(Instant::now(), why.clone());
-                Err(Failure::Stopped(why, Fault::Setup))
+                ),
+                Fault::Setup,
+            )),
+            StatusCode::REQUEST_TIMEOUT => {
+                self.failed(now, &said());
+                Err(Failure::Lost(said()))
             }
-            StatusCode::TOO_MANY_REQUESTS => Ok(Err(reply.retry_after)),
-            StatusCode::REQUEST_TIMEOUT
-            | StatusCode::BAD_GATEWAY
+            StatusCode::BAD_GATEWAY
             | StatusCode::SERVICE_UNAVAILABLE
             | StatusCode::GATEWAY_TIMEOUT => {
-                self.is_away(&said());
-                if let Some(pause) = reply.retry_after {
-                    self.gate().asked_to_pause(Instant::now(), pause);
+                self.is_away(now, &said());
+                if let Some(asked) = reply.retry_after {
+                    self.pause(now, asked);
                 }
                 Err(Failure::Lost(said()))
             }
             status if status.is_server_error() => Err(Failure::Broken(said())),
-            status if status.is_redirection() => Err(Failure::Stopped(
+            status if status.is_redirection() => Err(self.stop(
                 format!(
                     "{}; LANGGRAPH_API_URL must be where it answers itself",
                     said()
@@ -254,8 +340,12 @@ impl Transport {
                 Fault::Setup,
             )),
             _ => {
-                self.gate().answered();
-                Ok(Ok(reply))
+                // Whoever may ask for that may not be let in elsewhere.
+                let is_public = path == INFO;
+                if !(is_public && self.is_refused()) && self.gate().answered(now) {
+                    info!(server = %self.url, "the LangGraph server can be used again");
+                }
+                Ok(reply)
             }
         }
     }
@@ -277,28 +367,35 @@ impl Transport {
             })?;
             let (head, body) = answer.into_parts();
             let body = Limited::new(body, MAX_ANSWER).collect().await;
-            let body = body.map_err(|e| NotAnswered::Lost(chain(&*e)))?.to_bytes();
+            let body = body.map_err(|e| match e.is::<LengthLimitError>() {
+                true => NotAnswered::TooLarge,
+                false => NotAnswered::Lost(chain(&*e)),
+            })?;
             Ok(Reply {
                 status: head.status,
-                body,
+                body: body.to_bytes(),
                 retry_after: head.headers.get(RETRY_AFTER).and_then(seconds),
             })
         };
         let answered = tokio::time::timeout(self.timeout, answering).await;
-        let late = || {
-            let seconds = self.timeout.as_secs_f32();
-            Err(NotAnswered::Lost(format!("no answer within {seconds} s")))
-        };
-        let answered = answered.unwrap_or_else(|_| late());
-        if let Err(NotAnswered::NotSent(why) | NotAnswered::Lost(why)) = &answered {
-            self.is_away(why);
-        }
-        answered
+        answered.unwrap_or(Err(NotAnswered::Late))
     }
 
-    fn is_away(&self, why: &str) {
+    /// There is no server at the moment; when there is one again, it may be another.
+    fn is_away(&self, now: Instant, why: &str) {
         self.was_away.store(true, Ordering::Relaxed);
-        self.gate().failed(Instant::now(), why);
+        self.failed(now, why);
+    }
+
+    fn failed(&self, now: Instant, why: &str) {
+        let is_news = self.gate().failed(now, why);
+        self.tell(is_news, why, Fault::Passing);
+    }
+
+    fn pause(&self, now: Instant, pause: Duration) {
+        let is_news = self.gate().asked_to_pause(now, pause);
+        let why = format!("it asks for a pause of {} s", pause.as_secs());
+        self.tell(is_news, &why, Fault::Passing);
     }
 
     fn gate(&self) -> MutexGuard<'_, Gate> {
@@ -310,12 +407,21 @@ enum NotAnswered {
     /// There was no connection.
     NotSent(String),
     Lost(String),
+    Late,
+    TooLarge,
 }
 
-/// A `Retry-After` in seconds. As a date it is not taken: LangGraph servers send none.
+/// A `Retry-After`: seconds, or the time until a date, and no more than an hour.
 fn seconds(header: &HeaderValue) -> Option<Duration> {
-    let seconds: u64 = header.to_str().ok()?.trim().parse().ok()?;
-    Some(Duration::from_secs(seconds.min(3600)))
+    let text = header.to_str().ok()?.trim();
+    let seconds = match text.parse() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => {
+            let date = OffsetDateTime::parse(text, &Rfc2822).ok()?;
+            (date - OffsetDateTime::now_utc()).try_into().ok()?
+        }
+    };
+    Some(seconds.min(Duration::from_secs(3600)))
 }
 
 fn client(connector: Connector) -> HttpClient {

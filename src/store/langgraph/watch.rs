@@ -3,10 +3,12 @@
 
 use std::time::Duration;
 
-use serde_json::Value;
-use tracing::{info, warn};
+use hyper::body::Bytes;
+use uuid::Uuid;
 
-use super::Server;
+use super::transport::INFO;
+use super::{Server, path};
+use crate::ids::AssistantId;
 
 /// How often the server is asked.
 const EVERY: Duration = Duration::from_secs(5);
@@ -14,26 +16,23 @@ const EVERY: Duration = Duration::from_secs(5);
 impl Server {
     /// Looks again and again. Runs until it is dropped, which it may be at any point.
     pub async fn watch(&self) {
-        let mut known: Option<Value> = None;
-        let mut failing = false;
+        let mut known: Option<Bytes> = None;
         loop {
             tokio::time::sleep(EVERY).await;
-            match self.info().await {
-                Ok(info) => {
-                    if std::mem::take(&mut failing) {
-                        info!("the LangGraph server answers again");
-                    }
-                    let is_another = known.as_ref().is_some_and(|known| *known != info);
-                    known = Some(info);
-                    if self.transport.was_away() || is_another || self.misses_the_last().await {
-                        self.is_lost();
-                    }
-                }
-                Err(error) => {
-                    if !std::mem::replace(&mut failing, true) {
-                        warn!(%error, "the LangGraph server cannot be used; what changes waits in the outbox");
-                    }
-                }
+            if self.transport.is_refused() {
+                // Whether it lets us in again. Everybody may ask for its /info.
+                let nobody = AssistantId(Uuid::nil());
+                let _ = self.transport.read(&path(nobody)).await;
+                continue;
+            }
+            // A restarted one may say something else.
+            let Ok(info) = self.transport.read(INFO).await else {
+                continue;
+            };
+            let is_another = known.replace(info.body.clone());
+            let is_another = is_another.is_some_and(|known| known != info.body);
+            if self.transport.was_away() || is_another || self.misses_the_last().await {
+                self.is_lost();
             }
         }
     }
