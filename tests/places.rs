@@ -1,49 +1,82 @@
 //! What the syncer relies on wherever assistants live: one suite for all places.
 
 use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
 
 use agent_sync::agent::Agent;
 use agent_sync::assistant::{Assistant, Content};
+use agent_sync::config;
 use agent_sync::database::begin;
 use agent_sync::ids::{AgentId, AssistantId, SYSTEM};
 use agent_sync::plan::Existing;
 use agent_sync::store::batch::{Answer, Answers, How, Stands, Target, Write};
+use agent_sync::store::langgraph::Server;
 use agent_sync::store::memory::Memory;
 use agent_sync::store::{New, Store};
+use hyper::HeaderMap;
 use serde_json::{Map, Value, json};
-use std::sync::Arc;
 use uuid::Uuid;
 
+use crate::support::database::Role;
+use crate::support::double::Double;
+use crate::support::langgraph::LangGraph;
 use crate::support::{TestDatabase, TestWorker};
 
 /// Where assistants live.
 enum Place {
     Table(Box<TestDatabase>),
     Memory(Arc<Memory>),
+    Server(Double, Server),
+    /// LangGraph's own.
+    LangGraph(&'static LangGraph, Server),
+}
+
+/// What somebody else's clients talk to.
+enum Theirs<'a> {
+    Store(Store),
+    Double(&'a Double),
+    LangGraph(&'a LangGraph),
 }
 
 impl Place {
     async fn all() -> Vec<Self> {
         let database = TestDatabase::new().await;
         TestWorker::start(&database, &[]).await.stop().await;
-        vec![
+        let double = Double::start().await;
+        let server = Server::new(&double.config());
+        let mut all = vec![
             Self::Table(Box::new(database)),
             Self::Memory(Arc::default()),
-        ]
+            Self::Server(double, server),
+        ];
+        if Role::is_first_run() {
+            let langgraph = LangGraph::shared().await;
+            let config = config::LangGraph {
+                url: langgraph.url().parse().expect("a url"),
+                headers: HeaderMap::new(),
+                timeout: Duration::from_secs(30),
+            };
+            all.push(Self::LangGraph(langgraph, Server::new(&config)));
+        }
+        all
     }
 
     fn name(&self) -> &'static str {
         match self {
             Self::Table(_) => "table",
             Self::Memory(_) => "memory",
+            Self::Server(..) => "server",
+            Self::LangGraph(..) => "LangGraph's own server",
         }
     }
 
-    /// What somebody else's clients see and do.
-    fn store(&self) -> Store {
+    fn theirs(&self) -> Theirs<'_> {
         match self {
-            Self::Table(database) => Store::Postgres(database.pool()),
-            Self::Memory(memory) => Store::Memory(memory.clone()),
+            Self::Table(database) => Theirs::Store(Store::Postgres(database.pool())),
+            Self::Memory(memory) => Theirs::Store(Store::Memory(memory.clone())),
+            Self::Server(double, _) => Theirs::Double(double),
+            Self::LangGraph(server, _) => Theirs::LangGraph(server),
         }
     }
 
@@ -55,8 +88,12 @@ impl Place {
                 Target::Table(&tx).observe(ids).await
             }
             Self::Memory(memory) => Target::Memory(memory).observe(ids).await,
+            Self::Server(_, server) | Self::LangGraph(_, server) => {
+                Target::Server(server).observe(ids).await
+            }
         }
         .expect("observed")
+        .existing
     }
 
     /// As the syncer does: looks first.
@@ -80,6 +117,9 @@ impl Place {
                 written
             }
             Self::Memory(memory) => Target::Memory(memory).write(writes, existing).await,
+            Self::Server(_, server) | Self::LangGraph(_, server) => {
+                Target::Server(server).write(writes, existing).await
+            }
         }
         .expect("written")
     }
@@ -94,39 +134,75 @@ impl Place {
                 deleted
             }
             Self::Memory(memory) => Target::Memory(memory).delete(ids).await,
+            Self::Server(_, server) | Self::LangGraph(_, server) => {
+                Target::Server(server).delete(ids).await
+            }
         }
         .expect("deleted")
     }
 
     /// As the API shows it.
     async fn read(&self, id: AssistantId) -> Option<Value> {
-        let found = self.store().get(id).await.expect("read");
-        found.map(|found| found.assistant.to_json())
+        match self.theirs() {
+            Theirs::Store(store) => {
+                let found = store.get(id).await.expect("read");
+                found.map(|found| found.assistant.to_json())
+            }
+            Theirs::Double(double) => double.assistant(id.0),
+            Theirs::LangGraph(server) => {
+                let path = format!("/assistants/{id}");
+                let (status, found) = server.request("GET", &path, None).await;
+                (status == 200).then_some(found)
+            }
+        }
     }
 
     /// Somebody else makes an assistant.
     async fn make(&self, id: AssistantId, metadata: Value) {
+        let config = json!({"configurable": {"theirs": true}});
+        let body = json!({
+            "assistant_id": id, "graph_id": "other", "config": config, "metadata": metadata, "name": "Theirs"
+        });
+        let store = match self.theirs() {
+            Theirs::Store(store) => store,
+            Theirs::Double(double) => return double.put(id.0, body),
+            Theirs::LangGraph(server) => {
+                let made = server.request("POST", "/assistants", Some(&body)).await;
+                assert_eq!(made.0, 200, "{made:?}");
+                return;
+            }
+        };
         let new = New {
             id,
-            graph_id: "theirs".to_owned(),
-            config: object(json!({"configurable": {"theirs": true}})),
+            graph_id: "other".to_owned(),
+            config: object(config),
             context: object(json!({"theirs": true})),
             metadata: object(metadata),
             name: "Theirs".to_owned(),
             description: None,
         };
-        let made = self.store().create(new).await.expect("made");
+        let made = store.create(new).await.expect("made");
         assert!(made.is_some(), "{}", self.name());
     }
 
     /// Somebody else changes one.
     async fn patch(&self, id: AssistantId, owner: &str, patch: Value) {
+        let store = match self.theirs() {
+            Theirs::Store(store) => store,
+            Theirs::Double(double) => return double.patch(id.0, patch),
+            Theirs::LangGraph(server) => {
+                let path = format!("/assistants/{id}");
+                let patched = server.request("PATCH", &path, Some(&patch)).await;
+                assert_eq!(patched.0, 200, "{patched:?}");
+                return;
+            }
+        };
         let patch = agent_sync::store::Patch {
             metadata: patch.get("metadata").cloned().map(object),
             name: patch.get("name").and_then(Value::as_str).map(str::to_owned),
             ..Default::default()
         };
-        let changed = self.store().patch(id, owner, patch).await.expect("patched");
+        let changed = store.patch(id, owner, patch).await.expect("patched");
         assert!(
             matches!(changed, agent_sync::store::Changed::Done(_)),
             "{}: {changed:?}",

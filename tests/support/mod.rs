@@ -4,6 +4,7 @@ pub mod binary;
 pub mod cluster;
 pub mod database;
 pub mod dice;
+pub mod double;
 pub mod edits;
 pub mod eventually;
 pub mod expected;

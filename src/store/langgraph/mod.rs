@@ -17,6 +17,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use futures::stream::{self, StreamExt};
 use hyper::{Method, StatusCode};
+use serde_json::Value;
 use time::OffsetDateTime;
 use tokio::sync::Notify;
 
@@ -68,6 +69,16 @@ impl Server {
     /// What keeps us from using the server, since it was last seen to.
     pub fn trouble(&self) -> Option<Error> {
         self.transport.trouble()
+    }
+
+    /// An assistant just as the server shows it.
+    pub async fn get(&self, id: AssistantId) -> Result<Option<Value>, Error> {
+        match self.find(id).await {
+            Ok(found) => Ok(found.map(|assistant| assistant.json)),
+            Err(NotDone::Failed(failure)) => Err(self.transport.error(failure)),
+            Err(NotDone::Refused(why)) => Err(self.transport.error(Failure::Broken(why))),
+            Err(NotDone::Again) => Ok(None),
+        }
     }
 
     /// Which of these exist, whoever made them.
