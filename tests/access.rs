@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use agent_sync::access::{Access, For, Identity, Question, Shown, Verdict};
 use agent_sync::config::{Authorize, OnRemove, Settings};
-use agent_sync::database::{Error, Fault};
+use agent_sync::database::{DatabaseUrl, Error, Fault};
 use agent_sync::ids::AgentId;
 use agent_sync::plan::{Answer, Claim, IfExists};
 use agent_sync::removals::MaxRemovals;
@@ -110,9 +110,9 @@ impl Tenants {
         role
     }
 
-    /// A syncer that asks as this login role.
-    fn asking_as(&self, role: &str) -> Syncer {
-        let access = Access::new(&self.db.url_as(role), Authorize::Agent, true);
+    /// A syncer that asks elsewhere than it works, or as somebody else.
+    fn asking_at(&self, url: &DatabaseUrl) -> Syncer {
+        let access = Access::new(url, Authorize::Agent, true);
         Syncer::new(self.db.pool(), access, Settings::default())
     }
 
@@ -310,7 +310,7 @@ async fn a_login_that_cannot_become_authenticated_is_told_what_to_grant() {
         .db
         .execute(&format!("create role {role} login"))
         .await;
-    let syncer = tenants.asking_as(&role);
+    let syncer = tenants.asking_at(&tenants.db.url_as(&role));
     let alice = signed_in(tenants.alice);
     let asked = async || syncer.may_have(&alice, tenants.agent).await;
     let error = asked().await.expect_err("refused");
@@ -388,7 +388,7 @@ async fn what_a_login_role_is_set_to_makes_no_difference() {
             .db
             .execute(&format!("alter role {role} set {setting}"))
             .await;
-        let syncer = tenants.asking_as(&role);
+        let syncer = tenants.asking_at(&tenants.db.url_as(&role));
         let alice = signed_in(tenants.alice);
         match syncer.may_have(&alice, tenants.agent).await {
             Ok(verdict) => assert_eq!(verdict, Verdict::Granted, "{setting}"),
@@ -411,7 +411,7 @@ async fn a_session_that_is_not_clean_is_not_lent_again() {
             .db
             .execute(&format!("alter role {role} set role = '{disguise}'"))
             .await;
-        let syncer = tenants.asking_as(&role);
+        let syncer = tenants.asking_at(&tenants.db.url_as(&role));
         let asked = syncer
             .may_have(&signed_in(tenants.alice), tenants.agent)
             .await;
@@ -706,22 +706,30 @@ async fn a_policy_that_lacks_a_privilege_takes_nothing_away() {
 async fn requests_keep_no_sync_from_asking() {
     let tenants = Tenants::new().await;
     assert!(tenants.ask(tenants.alice).await.is_some());
-    tenants.slow_for(tenants.mallory).await;
-    let mallory = signed_in(tenants.mallory);
-    let flood = futures::future::join_all((0..3).map(|_| tenants.asked(&mallory)));
-    let sync = async {
-        eventually("all connections for requests are busy", || async {
-            let busy = "pg_stat_activity where application_name = 'agent-sync access' and wait_event = 'PgSleep'
-                        and datname = current_database()";
-            match tenants.db.count(busy).await {
-                3 => Ok(()),
-                other => Err(format!("{other} busy")),
-            }
-        })
+    tenants
+        .db
+        .execute("update public.agents set system_prompt = 'new'")
         .await;
-        assert_eq!(tenants.sync(Entrance::Change).await, Outcome::Updated);
+    let interceptor = Interceptor::before(&tenants.db).await;
+    let url = interceptor.url.parse().expect("a url");
+    let syncer = tenants.asking_at(&url);
+    // As many as may ask at a time.
+    let held: Vec<_> = (0..3)
+        .map(|_| interceptor.hold_at("begin isolation level"))
+        .collect();
+    let mallory = signed_in(tenants.mallory);
+    let requests = futures::future::join_all(
+        held.iter()
+            .map(|_| syncer.may_have(&mallory, tenants.agent)),
+    );
+    let sync = async {
+        interceptor.reached().await;
+        let synced = syncer.sync_now(&[tenants.agent], Entrance::Change).await;
+        let outcomes = synced.expect("synced").outcomes;
+        assert_eq!(outcomes, [(tenants.agent, Outcome::Updated)]);
+        drop(held);
     };
-    tokio::join!(flood, sync);
+    tokio::join!(requests, sync);
 }
 
 /// An agent that is off, or makes no sense, says nothing new; who may see what it said is asked all the same.
@@ -788,9 +796,7 @@ async fn another_servers_answers_do_not_count() {
     let tenants = Tenants::new().await;
     assert!(tenants.ask(tenants.alice).await.is_some());
     for other in [TestDatabase::new().await, TestDatabase::empty().await] {
-        let url = other.url_as(tenants.db.role.name());
-        let access = Access::new(&url, Authorize::Agent, true);
-        let syncer = Syncer::new(tenants.db.pool(), access, Settings::default());
+        let syncer = tenants.asking_at(&other.url_as(tenants.db.role.name()));
         let error = syncer.check_access().await.expect_err("refused");
         assert!(error.to_string().contains("another server"), "{error}");
         syncer
@@ -826,8 +832,7 @@ async fn one_question_without_an_answer_is_enough_to_make_new_connections() {
     let tenants = Tenants::new().await;
     let proxy = Proxy::before(tenants.db.port()).await;
     let url = tenants.db.url_by_way_of(proxy.address).parse();
-    let access = Access::new(&url.expect("a url"), Authorize::Agent, true);
-    let syncer = Syncer::new(tenants.db.pool(), access, Settings::default());
+    let syncer = tenants.asking_at(&url.expect("a url"));
     let alice = signed_in(tenants.alice);
     let ask = async || syncer.may_have(&alice, tenants.agent).await;
     let (one, other) = tokio::join!(ask(), ask());

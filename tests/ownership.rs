@@ -4,7 +4,7 @@ use agent_sync::access::Access;
 use agent_sync::config::Settings;
 use agent_sync::ids::{AgentId, AssistantId};
 use agent_sync::plan::{Answer, Claim, IfExists, MOST};
-use agent_sync::syncer::{Entrance, Syncer};
+use agent_sync::syncer::{Entrance, Released, Syncer};
 use serde_json::Map;
 use uuid::Uuid;
 
@@ -292,6 +292,35 @@ async fn what_a_user_put_on_an_assistant_is_gone_when_it_becomes_the_systems() {
             .await,
         0
     );
+}
+
+/// Whose it is has been looked at before, without the agent's lock; it may have been handed over since.
+#[tokio::test]
+async fn an_assistant_is_released_by_its_owner_and_as_its_agents_only() {
+    let (db, syncer, agent) = setting().await;
+    let other = AgentId(db.agent("other").await);
+    for (asked_for, owner) in [(agent, "alice"), (other, "alice"), (other, "bob")] {
+        ask(&syncer, asked_for, &claim(owner)).await;
+    }
+    let (alices, bobs) = (agent.canonical(), other.copy_for("bob"));
+    for (agent, assistant, owner) in [
+        (agent, alices, "bob"),
+        (other, alices, "alice"),
+        (other, bobs, "alice"),
+        (agent, bobs, "bob"),
+        (agent, AssistantId(Uuid::new_v4()), "alice"),
+    ] {
+        let released = syncer.release(agent, assistant, owner).await;
+        assert_eq!(released.expect("an answer"), Released::NotTheirs);
+    }
+    assert_eq!(db.count("langgraph_server.assistants").await, 3);
+    assert_eq!(db.count("agent_sync.ledger").await, 3);
+    for (agent, assistant, owner) in [(agent, alices, "alice"), (other, bobs, "bob")] {
+        let released = syncer.release(agent, assistant, owner).await;
+        assert_eq!(released.expect("an answer"), Released::Done);
+        assert!(db.assistant(assistant.0).await.is_none());
+    }
+    assert_eq!(db.count("agent_sync.ledger").await, 1);
 }
 
 /// Somebody makes an assistant under the id that a request names, between our look and our insert.

@@ -813,10 +813,14 @@ async fn whose_a_synced_assistant_is_its_metadata_does_not_say() {
             .await;
         assert_eq!(status, 404, "{method}");
     }
-    let all = json!({"limit": 1000});
-    let (_, found) = worker
-        .request_as(&token, "POST", "/assistants/search", Some(&all))
-        .await;
-    assert_eq!(found, json!([]));
+    let all = json!({"limit": 1000, "select": ["assistant_id"]});
+    for (user, theirs) in [
+        (tenants.mallory, json!([])),
+        (tenants.victim, json!([{"assistant_id": id}])),
+    ] {
+        let token = tenants.project.token(user);
+        let found = worker.request_as(&token, "POST", "/assistants/search", Some(&all));
+        assert_eq!(found.await, (200, theirs));
+    }
     worker.stop().await;
 }
