@@ -87,7 +87,7 @@ impl Gate {
     /// It did not answer, or as one that is down. Returns whether that is news: it counts as down from now on.
     pub fn failed(&mut self, now: Instant, why: &str) -> bool {
         self.failures += 1;
-        self.failures >= FAILURES && self.close(now, format!("it is down: {why}"), Fault::Passing)
+        self.failures >= FAILURES && self.close(now, why.to_owned(), Fault::Passing)
     }
 
     /// Nothing more is sent for a while. Returns whether that is news.

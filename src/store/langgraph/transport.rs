@@ -388,8 +388,9 @@ impl Transport {
     }
 
     fn failed(&self, now: Instant, why: &str) {
-        let is_news = self.gate().failed(now, why);
-        self.tell(is_news, why, Fault::Passing);
+        let why = format!("it is down: {why}");
+        let is_news = self.gate().failed(now, &why);
+        self.tell(is_news, &why, Fault::Passing);
     }
 
     fn pause(&self, now: Instant, pause: Duration) {
