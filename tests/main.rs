@@ -32,6 +32,7 @@ mod migrations;
 mod ownership;
 mod places;
 mod properties;
+mod push;
 mod removals;
 mod requests;
 mod resync;

@@ -24,6 +24,8 @@ use tokio::time::{Duration, Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::TestDatabase;
+
 /// Only reached when the code is wrong.
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -154,14 +156,6 @@ impl Double {
 
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
-    }
-
-    /// What a worker is to be started with.
-    pub fn variables(&self) -> Vec<(&'static str, String)> {
-        vec![
-            ("AGENT_SYNC_STORE", "langgraph".to_owned()),
-            ("LANGGRAPH_API_URL", self.url()),
-        ]
     }
 
     /// For one that is used without a worker.
@@ -353,6 +347,34 @@ impl Double {
             .map_or(0, |stored| stored.versions.len())
     }
 
+    /// Puts what it has where [`TestDatabase::differences`] looks for it, as if a worker of that place had written it.
+    pub async fn copy_to(&self, db: &TestDatabase) {
+        let mut all = self.assistants();
+        for assistant in &mut all {
+            let mirrored = assistant["config"]["configurable"].clone();
+            if assistant["context"] == mirrored {
+                assistant["context"] = json!({});
+            }
+            if assistant["description"] == "" {
+                assistant["description"] = Value::Null;
+            }
+            object_mut(&mut assistant["metadata"]).retain(|_, value| !value.is_null());
+        }
+        let statement = "insert into langgraph_server.assistants (id, graph_id, config, context, metadata, name, description, version)
+            select a->>'assistant_id', a->>'graph_id', a->'config', a->'context', a->'metadata', a->>'name', a->>'description',
+              (a->>'version')::int
+            from jsonb_array_elements($1::text::jsonb) as a";
+        let rows = Value::Array(all).to_string();
+        let copying = async {
+            db.client
+                .batch_execute("begin; delete from langgraph_server.assistants")
+                .await?;
+            db.client.execute(statement, &[&rows]).await?;
+            db.client.batch_execute("commit").await
+        };
+        copying.await.expect("copied");
+    }
+
     /// Somebody else makes or replaces an assistant.
     pub fn put(&self, id: Uuid, body: Value) {
         let made = create(id, object(&body));
@@ -499,7 +521,7 @@ impl State {
                 && (rule.method.is_empty() || seen.method == rule.method)
                 && place.contains(&rule.path)
         };
-        for rule in self.rules.iter_mut().filter(|rule| applies(&rule)) {
+        for rule in self.rules.iter_mut().filter(|rule| applies(rule)) {
             match rule.skip.checked_sub(1) {
                 Some(left) => rule.skip = left,
                 None => {

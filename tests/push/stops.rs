@@ -1,0 +1,125 @@
+//! Nothing can be written: the work waits, that is told once, and goes on by itself.
+
+use super::Setting;
+use crate::support::double::Fault;
+use crate::support::eventually;
+use crate::support::worker::request;
+
+#[tokio::test]
+async fn a_worker_that_is_not_let_in_says_so_once_and_goes_on_when_it_is() {
+    let setting = Setting::new().await;
+    let Setting { db, server } = &setting;
+    let (agent, other) = (db.agent("a").await, db.agent("other").await);
+    server.always("", "/assistants", Fault::detail(401, "Invalid API key"));
+    let running = setting.running(&[("LANGGRAPH_API_KEY", "wrong")]);
+    let line = running.line("cannot be used").await;
+    for part in [
+        "ERROR",
+        "401",
+        "Invalid API key",
+        "LANGGRAPH_API_KEY",
+        &server.url(),
+    ] {
+        assert!(line.contains(part), "{line}");
+    }
+    setting.prompt(agent, "edited").await;
+    let started = running.line("agent-sync started").await;
+    let admin = started.split("admin=").nth(1).expect("an address").trim();
+    let admin = admin.parse().expect("an address");
+    eventually("it is asked again a few times", || async {
+        let asked = server.requests().len();
+        (asked > 4).then_some(()).ok_or(format!("{asked}"))
+    })
+    .await;
+    let (status, body) = request(admin, "GET", "/ready", None).await;
+    assert_eq!(status, 503);
+    assert!(body.to_string().contains("Invalid API key"), "{body}");
+    let output = running.output();
+    assert_eq!(output.matches("ERROR").count(), 1, "{output}");
+    // That no caller can be known.
+    assert_eq!(output.matches("WARN").count(), 1, "{output}");
+    assert!(!output.contains("wrong"));
+    assert!(server.assistants().is_empty());
+    assert_eq!(db.count("agent_sync.ledger where attempts > 0").await, 0);
+
+    server.mend();
+    setting.converged().await;
+    running.line("can be used again").await;
+    for agent in [agent, other] {
+        setting.is_synced(agent).await;
+        assert_eq!(server.versions(agent), 1);
+    }
+    eventually("it is ready again", || async {
+        match request(admin, "GET", "/ready", None).await {
+            (200, _) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    // The same, when it is shut out while it has nothing to do but one edit.
+    server.always("", "/assistants", Fault::detail(403, "Forbidden"));
+    setting.prompt(agent, "edited again").await;
+    running.line("Forbidden").await;
+    assert_eq!(server.prompt(agent).as_deref(), Some("edited"));
+    server.mend();
+    setting.prompted(agent, "edited again").await;
+    let output = running.output();
+    assert_eq!(output.matches("ERROR").count(), 2, "{output}");
+}
+
+#[tokio::test]
+async fn while_the_server_is_down_work_waits_in_the_outbox_and_nobody_failed() {
+    let setting = Setting::new().await;
+    let Setting { db, server } = &setting;
+    let insert = "insert into public.agents (name, status, system_prompt)
+        select 'agent ' || n, 'active', 'You are ' || n from generate_series(1, 120) as n";
+    db.execute(insert).await;
+    let running = setting.running(&[]);
+    running.line("Startup sync summary").await;
+    setting.converged().await;
+    server.refuse();
+    db.execute("update public.agents set system_prompt = system_prompt || '!'")
+        .await;
+    db.agent("new").await;
+    running.line("left in peace").await;
+    assert_eq!(db.count("agent_sync.outbox").await, 121);
+    server.listen().await;
+    setting.converged().await;
+    let output = running.output();
+    // That no caller can be known, and this.
+    assert_eq!(output.matches("WARN").count(), 2, "{output}");
+    assert_eq!(output.matches("ERROR").count(), 0, "{output}");
+    assert_eq!(
+        db.count("agent_sync.ledger where attempts > 0 or error is not null")
+            .await,
+        0
+    );
+    assert!(
+        server
+            .assistants()
+            .iter()
+            .all(|a| a["name"] == "new" || a["version"] == 2)
+    );
+}
+
+/// A worker that is told to stop while a server keeps it waiting ends in time, and the next one finds what was done.
+#[tokio::test]
+async fn a_worker_stops_in_time_whatever_the_server_does() {
+    let setting = Setting::new().await;
+    let Setting { db, server } = &setting;
+    let agent = db.agent("a").await;
+    let mut running = setting.running(&[]);
+    running.line("Startup sync summary").await;
+    setting.converged().await;
+    server.next("PATCH", agent, Fault::HoldAfter);
+    setting.prompt(agent, "edited").await;
+    server.held().await;
+    running.signal("-TERM");
+    assert_eq!(running.ended().await, Some(0));
+    setting.expire_leases().await;
+    server.let_go();
+    let worker = setting.worker(&[]).await;
+    setting.converged().await;
+    assert_eq!(server.versions(agent), 2);
+    worker.stop().await;
+}
