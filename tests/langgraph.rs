@@ -23,7 +23,7 @@ fn input(gate: Option<&Path>) -> Value {
 }
 
 /// The run is held in the middle, at the gate: what it said before is there all the same.
-async fn streams_a_run_as_it_goes(url: &str, server: &LangGraph) {
+pub async fn streams_a_run_as_it_goes(url: &str, server: &LangGraph) {
     let assistant = assistant(server).await;
     let gate = server.directory().join(format!("gate-{assistant}"));
     let mut stream = Stream::start(url, &assistant, &input(Some(&gate)), &[]);
@@ -45,7 +45,7 @@ async fn streams_a_run_as_it_goes(url: &str, server: &LangGraph) {
 }
 
 /// Its client is gone, so nobody waits at the gate any more.
-async fn ends_the_run_of_a_client_that_goes(url: &str, server: &LangGraph) {
+pub async fn ends_the_run_of_a_client_that_goes(url: &str, server: &LangGraph) {
     let assistant = assistant(server).await;
     let gate = server.directory().join(format!("gate-{assistant}"));
     let mut stream = Stream::start(url, &assistant, &input(Some(&gate)), &[]);

@@ -37,6 +37,7 @@ mod removals;
 mod requests;
 mod resync;
 mod roles;
+mod runtime;
 mod sdk;
 mod secrets;
 mod server;

@@ -349,30 +349,7 @@ impl Double {
 
     /// Puts what it has where [`TestDatabase::differences`] looks for it, as if a worker of that place had written it.
     pub async fn copy_to(&self, db: &TestDatabase) {
-        let mut all = self.assistants();
-        for assistant in &mut all {
-            let mirrored = assistant["config"]["configurable"].clone();
-            if assistant["context"] == mirrored {
-                assistant["context"] = json!({});
-            }
-            if assistant["description"] == "" {
-                assistant["description"] = Value::Null;
-            }
-            object_mut(&mut assistant["metadata"]).retain(|_, value| !value.is_null());
-        }
-        let statement = "insert into langgraph_server.assistants (id, graph_id, config, context, metadata, name, description, version)
-            select a->>'assistant_id', a->>'graph_id', a->'config', a->'context', a->'metadata', a->>'name', a->>'description',
-              (a->>'version')::int
-            from jsonb_array_elements($1::text::jsonb) as a";
-        let rows = Value::Array(all).to_string();
-        let copying = async {
-            db.client
-                .batch_execute("begin; delete from langgraph_server.assistants")
-                .await?;
-            db.client.execute(statement, &[&rows]).await?;
-            db.client.batch_execute("commit").await
-        };
-        copying.await.expect("copied");
+        db.copy(self.assistants()).await;
     }
 
     /// Somebody else makes or replaces an assistant.

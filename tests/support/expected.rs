@@ -1,5 +1,7 @@
 //! Whether every assistant is what its agent maps to, by an independent mapping (`tests/fixtures/expected.sql`).
 
+use serde_json::{Value, json};
+
 use super::TestDatabase;
 
 const EXPECTED: &str = include_str!("../fixtures/expected.sql");
@@ -35,6 +37,36 @@ impl TestDatabase {
         );
         let rows = self.rows(&statement, &[&"openai:gpt-4o", &foreign]).await;
         rows.iter().map(|row| row.get("difference")).collect()
+    }
+
+    /// Puts what a LangGraph server shows into the table, so that it can be compared there: without what servers add to it.
+    pub async fn copy(&self, mut assistants: Vec<Value>) {
+        for assistant in &mut assistants {
+            let mirrored = assistant["config"]["configurable"].clone();
+            if assistant["context"] == mirrored {
+                assistant["context"] = json!({});
+            }
+            if assistant["description"] == "" {
+                assistant["description"] = Value::Null;
+            }
+            if let Some(metadata) = assistant["metadata"].as_object_mut() {
+                metadata.retain(|_, value| !value.is_null());
+            }
+        }
+        let statement = "insert into langgraph_server.assistants (id, graph_id, config, context, metadata, name, description, version)
+            select a->>'assistant_id', a->>'graph_id', a->'config', a->'context', a->'metadata', a->>'name', a->>'description',
+              (a->>'version')::int
+            from jsonb_array_elements($1::text::jsonb) as a";
+        let rows = Value::Array(assistants).to_string();
+        let copying = async {
+            let client = &self.client;
+            client
+                .batch_execute("begin; delete from langgraph_server.assistants")
+                .await?;
+            client.execute(statement, &[&rows]).await?;
+            client.batch_execute("commit").await
+        };
+        copying.await.expect("copied");
     }
 
     /// Waits until the outbox is empty and every assistant is what it should be.
