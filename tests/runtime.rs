@@ -1,9 +1,13 @@
 //! agent-sync in front of LangGraph's own server: what becomes of agents there, and what passes through.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use agent_sync::config::{LANGGRAPH_API_URL, ROBYN_DEV, SCOPE, STORE};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use uuid::Uuid;
 
 use crate::support::binary::run;
@@ -313,5 +317,82 @@ async fn a_run_is_streamed_through_and_ends_with_its_client() {
     let url = format!("http://{}", worker.api);
     super::langgraph::streams_a_run_as_it_goes(&url, server).await;
     super::langgraph::ends_the_run_of_a_client_that_goes(&url, server).await;
+    worker.stop().await;
+}
+
+/// How long a request takes until its answer says this, and how many bytes it was by then and in all, but for the head.
+async fn measured(address: SocketAddr, request: &str, word: &str) -> (Duration, usize) {
+    let mut stream = TcpStream::connect(address).await.expect("connected");
+    stream.set_nodelay(true).expect("no delay");
+    let started = Instant::now();
+    stream.write_all(request.as_bytes()).await.expect("sent");
+    let (mut answer, mut first) = (Vec::new(), None);
+    let mut buffer = [0; 65536];
+    loop {
+        let read = stream.read(&mut buffer).await.expect("read");
+        if read == 0 {
+            break;
+        }
+        answer.extend_from_slice(&buffer[..read]);
+        let said = |word: &str| answer.windows(word.len()).any(|w| w == word.as_bytes());
+        if first.is_none() && said(word) {
+            first = Some(started.elapsed());
+        }
+    }
+    let text = String::from_utf8_lossy(&answer);
+    let (_, body) = text.split_once("\r\n\r\n").expect("a head");
+    (
+        first.unwrap_or_else(|| panic!("no `{word}` in {text}")),
+        body.len(),
+    )
+}
+
+fn median<T: Copy + Ord>(mut of: Vec<T>) -> T {
+    of.sort();
+    of[of.len() / 2]
+}
+
+/// `make bench`: a streamed run's first token, and a small answer, directly and through agent-sync.
+#[tokio::test]
+#[ignore = "a measurement, see `make bench`"]
+async fn what_passing_through_costs() {
+    let (db, server) = (TestDatabase::new().await, LangGraph::shared().await);
+    let worker = worker(&db, server).await;
+    let body = json!({
+        "assistant_id": "agent", "stream_mode": ["messages-tuple"],
+        "input": {"messages": [{"role": "user", "content": "word ".repeat(500)}]}
+    })
+    .to_string();
+    let run = format!(
+        "POST /runs/stream HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let ok = "GET /ok HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    println!("| | directly | through | more |\n|---|---|---|---|");
+    for (what, request, word, rounds) in [
+        ("first token of a run", run.as_str(), "event: messages", 41),
+        ("GET /ok", ok, "true", 401),
+    ] {
+        let (mut direct, mut through, mut bytes) = (Vec::new(), Vec::new(), (0, 0));
+        for _ in 0..rounds {
+            let (took, length) = measured(server.address, request, word).await;
+            direct.push(took);
+            bytes.0 += length;
+            let (took, length) = measured(worker.api, request, word).await;
+            through.push(took);
+            bytes.1 += length;
+        }
+        let ms = |took: Duration| took.as_secs_f64() * 1000.0;
+        let (direct, through) = (ms(median(direct)), ms(median(through)));
+        println!(
+            "| {what}, median of {rounds} | {direct:.2} ms | {through:.2} ms | {:.2} ms |",
+            through - direct
+        );
+        println!(
+            "| bytes of its body, mean | {} | {} | |",
+            bytes.0 / rounds,
+            bytes.1 / rounds
+        );
+    }
     worker.stop().await;
 }
