@@ -272,7 +272,9 @@ pub fn step(wanted: &Assistant<'_>, hash: &[u8], observed: &Observed) -> Step {
     match entry {
         Some(entry) if entry.has(row) => {
             let untouched = entry.row_hash.as_deref() == Some(&row.row_hash);
-            if entry.owner != wanted.owner {
+            // What says that it is another's is not what we left there: somebody has put it in its place.
+            let replaced = !untouched && row.owner.as_ref() != Some(&entry.owner);
+            if entry.owner != wanted.owner || replaced {
                 Step::HandOver
             } else if entry.content_hash.as_deref() == Some(hash) && untouched {
                 Step::Keep {
@@ -480,6 +482,11 @@ mod tests {
             row.row_hash = vec![2];
         }
         assert_eq!(step_of(AGENT, id, "alice", &observed), Step::Update);
+        // Made by somebody else, where ours was.
+        if let Some(row) = observed.existing.get_mut(&id) {
+            row.owner = Some("mallory".to_owned());
+        }
+        assert_eq!(step_of(AGENT, id, "alice", &observed), Step::HandOver);
         observed.existing.clear();
         assert_eq!(step_of(AGENT, id, "alice", &observed), Step::Create);
     }
