@@ -53,6 +53,7 @@ pub fn unlink(mut create: Value) -> Value {
         }
     };
     clean("/metadata", &METADATA_KEYS);
+    clean("/config/metadata", &METADATA_KEYS);
     for configurable in ["/config/configurable", "/context"] {
         clean(configurable, &OURS);
     }
