@@ -33,6 +33,7 @@ mod ownership;
 mod places;
 mod properties;
 mod push;
+mod relay;
 mod removals;
 mod requests;
 mod resync;

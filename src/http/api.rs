@@ -52,21 +52,23 @@ impl Handle for Api {
     }
 }
 
-/// Whether a path is `/assistants` or below it, in the eyes of any server: one may decode it first, pass over empty segments, or
-/// resolve `..`. Else it was for the client to say whether it is us who answers. Where `..` leads out of everything that is
-/// the upstream's, it is nobody's, and so ours to refuse.
+/// Whether a path is `/assistants` or below it, in the eyes of any server: one may decode it first, pass over empty segments,
+/// resolve `..`, leave out what follows a semicolon, take a backslash for a slash, or not mind a line feed at the end (Python's `$`). Else
+/// it was for the client to say whether it is us who answers. Where `..` leads out of everything that is the upstream's, it is nobody's,
+/// and so ours to refuse.
 fn is_ours(path: &str) -> bool {
     let path: Cow<'_, [u8]> = percent_decode_str(path).into();
     let mut resolved: Vec<&[u8]> = Vec::new();
-    for segment in path.split(|byte| *byte == b'/') {
-        match segment {
+    for segment in path.split(|byte| b"/\\".contains(byte)) {
+        let name = segment.split(|byte| *byte == b';').next();
+        match name.unwrap_or_default().trim_ascii() {
             b"" | b"." => {}
             b".." => {
                 if resolved.pop().is_none() {
                     return true;
                 }
             }
-            _ => resolved.push(segment),
+            name => resolved.push(name),
         }
     }
     resolved.first() == Some(&&b"assistants"[..])
@@ -89,6 +91,11 @@ mod tests {
             "/threads/x/%2e%2e/%2E./assistants/x",
             "/..",
             "/threads/../../elsewhere",
+            "/assistants%0A",
+            "/assistants%20/x",
+            "/;/assistants;x/y",
+            "/threads/..;/assistants",
+            "/threads%5C..%5Cassistants",
         ] {
             assert!(is_ours(ours), "{ours}");
         }

@@ -67,16 +67,17 @@ impl Relay {
 
     async fn create(&self, request: Request<Body>) -> Result<Answer, Problem> {
         let request = read(request).await?;
-        // What is no JSON to us is not for us to judge.
-        let create = match body::parse(request.body()) {
-            Ok(json) if names_an_agent(&json) => json,
-            _ => return self.upstream.pass_read(request).await,
-        };
+        // What we cannot read might name anything.
+        let json = body::parse(request.body())?;
+        if !names_an_agent(&json) {
+            return self.bare(request, &json).await;
+        }
         let caller = self.authenticator.caller(request.headers()).await?;
-        let unlinked = request.map(|_| Bytes::from(unlink(create.clone()).to_string()));
-        let create = AssistantCreate::parse(create)?;
+        let unlinked = unlink(json.clone());
+        let bare = request.map(|_| Bytes::from(unlinked.to_string()));
+        let create = AssistantCreate::parse(json)?;
         let Some(agent) = &create.agent else {
-            return self.upstream.pass_read(unlinked).await;
+            return self.bare(bare, &unlinked).await;
         };
         let synced = lazy_sync::run(Some(&self.syncer), &caller, agent, &create).await?;
         let because = match synced {
@@ -88,7 +89,28 @@ impl Relay {
             Err(NotSynced::Because(reason)) => reason,
         };
         not_synced(agent, &because);
-        self.upstream.pass_read(unlinked).await
+        self.bare(bare, &unlinked).await
+    }
+
+    /// An assistant from the request alone (`json`: its body). Where one of ours is missing on the server, nobody else's takes its place:
+    /// what its agent says would be written into it.
+    async fn bare(&self, request: Request<Bytes>, json: &Value) -> Result<Answer, Problem> {
+        let named = json.get("assistant_id").and_then(Value::as_str);
+        if let Some(id) = named.map_or(Ok(None), readable)? {
+            let known = self.syncer.entry(id).await.map_err(|e| problem(&e))?;
+            let is_missing = known.is_some()
+                && self
+                    .server
+                    .get(id)
+                    .await
+                    .map_err(|e| problem(&e))?
+                    .is_none();
+            if is_missing {
+                self.server.is_lost();
+                return Err(Problem::unavailable());
+            }
+        }
+        self.upstream.pass_read(request).await
     }
 
     async fn change(
@@ -167,27 +189,38 @@ fn guarded(method: &Method, path: &str) -> Result<Option<Guarded>, Problem> {
     };
     let (change, id) = match part {
         Part::All => return Ok(Some(Guarded::Create)),
-        Part::One(id) if *method == Method::PATCH => (Change::Patch, id),
-        Part::One(id) => (Change::Delete, id),
-        Part::Latest(id) => (Change::Latest, id),
-        _ => return Ok(None),
+        Part::Search | Part::Count => return Ok(None),
+        Part::One(id) if *method == Method::PATCH => (Some(Change::Patch), id),
+        Part::One(id) => (Some(Change::Delete), id),
+        Part::Latest(id) => (Some(Change::Latest), id),
+        Part::Versions(id) | Part::Schemas(id) | Part::Graph(id) => (None, id),
     };
-    match assistant_id(id) {
-        Ok(id) => Ok(Some(Guarded::Change(change, id))),
-        Err(refused) if is_perhaps_uuid(id) => Err(refused),
-        // Some servers have other ids; those are none of ours.
-        Err(_) => Ok(None),
-    }
+    let id = readable(id)?;
+    Ok(change
+        .zip(id)
+        .map(|(change, id)| Guarded::Change(change, id)))
 }
 
-/// Whether some server might read an uuid from it that we do not: Python's takes hyphens anywhere, digits of any script, and underscores.
-fn is_perhaps_uuid(id: &str) -> bool {
-    let id = id
-        .to_ascii_lowercase()
-        .replace("urn:", "")
-        .replace("uuid:", "");
-    id.chars()
-        .all(|c| c.is_ascii_hexdigit() || !c.is_ascii_alphabetic())
+/// The uuid that an id is. `None`: it is none for any server; some have other ids, and those are none of ours.
+///
+/// # Errors
+/// Some server might read an uuid from it that we do not. Python's finds one behind `urn:` and `0x`, with hyphens anywhere, underscores,
+/// digits of any script and spaces around them; and before that, whatever is percent-encoded is decoded.
+fn readable(id: &str) -> Result<Option<AssistantId>, Problem> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    let is_no_digit = |byte: u8| byte.is_ascii_alphabetic() && !byte.is_ascii_hexdigit();
+    match assistant_id(id) {
+        Ok(id) => Ok(Some(id)),
+        Err(_)
+            if id.bytes().all(is_plain)
+                && id
+                    .bytes()
+                    .any(|byte| is_no_digit(byte) && !b"xX".contains(&byte)) =>
+        {
+            Ok(None)
+        }
+        Err(refused) => Err(refused),
+    }
 }
 
 async fn read(request: Request<Body>) -> Result<Request<Bytes>, Problem> {
@@ -279,12 +312,21 @@ mod tests {
             format!("uuid:{}", digits.replace("00001", "0_001")),
             digits.replace('1', "\u{0661}"),
             digits.replace('1', "%31"),
+            format!("urn%3Auuid%3A{ID}"),
+            format!("%75rn:uuid:{ID}"),
+            format!("uurn:uid:{ID}"),
+            format!("0x{}", &digits[2..]),
+            format!("0%78{}", &digits[2..]),
+            format!("+{}", &digits[1..]),
+            format!("x%2f..%2f{ID}"),
+            "mine%20".to_owned(),
+            "mine:yours".to_owned(),
             format!("{ID}%2F"),
             format!("{{{ID}"),
         ] {
             for method in ["PATCH", "DELETE"] {
                 let path = format!("/assistants/{spelled}");
-                assert!(of(method, &path).is_err(), "{method} {path}");
+                assert_ne!(of(method, &path), Ok(None), "{method} {path}");
             }
         }
         for (method, path) in [
@@ -295,6 +337,7 @@ mod tests {
             ("PUT", format!("/assistants/{ID}")),
             ("POST", format!("/assistants/{ID}/else")),
             ("POST", format!("/assistants/{ID}")),
+            ("POST", format!("/assistants/{ID}%2Flatest/versions")),
         ] {
             assert!(of(method, &path).is_err(), "{method} {path}");
         }
