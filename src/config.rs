@@ -197,6 +197,14 @@ impl Config {
         let database = reader.optional(DATABASE_URL, database_url);
         let store = Store::read(&mut reader, database.is_some());
         let upstream = reader.optional(UPSTREAM, HttpUrl::bare);
+        if let (Some(upstream), Store::LangGraph(server)) = (&upstream, &store)
+            && upstream.leads_into(&server.url)
+        {
+            reader.problems.push(format!(
+                "{UPSTREAM}: it is the server of {LANGGRAPH_API_URL} by another path, by which assistants would be changed unseen: leave it \
+                 out, or make them the same"
+            ));
+        }
         let is_in_front = upstream.is_some() || matches!(store, Store::LangGraph(_));
         let config = Self {
             store,

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use agent_sync::config::{Config, Limits, ROBYN_DEV, SUPABASE_JWT_SECRET, UPSTREAM, Variables};
+use agent_sync::config::{
+    Config, DATABASE_URL, LANGGRAPH_API_URL, Limits, ROBYN_DEV, STORE, SUPABASE_JWT_SECRET,
+    UPSTREAM, Variables,
+};
 use agent_sync::http::upstream::Upstream;
 use agent_sync::http::{self, Answer, Body, Handle, Problem, read_json};
 use bytes::Bytes;
@@ -121,6 +124,58 @@ async fn assistants_are_answered_here_and_everything_else_there() {
         assert_eq!(said.status, 400, "{nowhere}");
     }
     front.worker.stop().await;
+}
+
+/// Python's router takes a line feed at the end, others what follows a semicolon.
+#[tokio::test]
+async fn no_way_of_writing_assistants_leads_past_us() {
+    let front = Front::start().await;
+    for ours in [
+        "/assistants%0A",
+        "/assistants%20",
+        "/assistants;x",
+        "/;/assistants",
+        "/threads/..;/assistants",
+        "/threads%5c..%5cassistants",
+    ] {
+        let text = format!("POST {ours} HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{{}}");
+        assert_eq!(not_passed(&front, &text).await.status, 404, "{ours}");
+    }
+    front.worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_redirect_does_not_lead_past_us() {
+    let front = Front::start().await;
+    let (mut client, mut upstream) = front.asked("/threads/").await;
+    let to = format!("http://{}/threads?x", front.upstream());
+    let answer =
+        format!("HTTP/1.1 307 Temporary Redirect\r\nlocation: {to}\r\ncontent-length: 0\r\n\r\n");
+    upstream.send(answer).await;
+    assert_eq!(client.answer().await.header("location"), Some("/threads?x"));
+    front.worker.stop().await;
+}
+
+/// What is kept equal to agents is guarded under one path.
+#[test]
+fn the_server_that_assistants_live_on_is_no_upstream_by_another_path() {
+    for (upstream, is_taken) in [
+        ("http://runtime:8123/api/", true),
+        ("http://other:8123", true),
+        ("http://runtime:8123", false),
+        ("http://runtime:8123/api/assistants", false),
+    ] {
+        let variables: Variables = [
+            (DATABASE_URL, "postgres://localhost/postgres"),
+            (STORE, "langgraph"),
+            (LANGGRAPH_API_URL, "http://runtime:8123/api"),
+            (UPSTREAM, upstream),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .into();
+        let taken = Config::from_variables(&variables);
+        assert_eq!(taken.is_ok(), is_taken, "{upstream}: {taken:?}");
+    }
 }
 
 #[tokio::test]

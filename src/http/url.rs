@@ -113,6 +113,12 @@ impl HttpUrl {
         }
     }
 
+    /// Whether it is the same server by another path.
+    pub fn leads_into(&self, other: &Self) -> bool {
+        let path = |url: &Self| url.uri.path().trim_end_matches('/').to_owned();
+        self.uri.authority() == other.uri.authority() && path(self) != path(other)
+    }
+
     /// Readable on its way through a network.
     pub fn is_in_the_clear(&self) -> bool {
         let host = self.uri.host().unwrap_or_default();

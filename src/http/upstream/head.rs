@@ -4,8 +4,8 @@
 use std::net::IpAddr;
 
 use hyper::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, HeaderValue, LOCATION,
+    PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 use hyper::http::uri::PathAndQuery;
 use hyper::{HeaderMap, Uri, Version};
@@ -90,6 +90,20 @@ pub fn pass_answer(headers: &mut HeaderMap, is_empty: bool) {
         headers.remove(CONTENT_LENGTH);
     }
     end_to_end(headers);
+}
+
+/// A redirect to the upstream leads to the same path here: where the upstream is may be known to nobody but us.
+pub fn redirect_here(upstream: &HttpUrl, headers: &mut HeaderMap) {
+    let base = upstream.to_string();
+    let here = headers.get(LOCATION).and_then(|to| {
+        let path = to.to_str().ok()?.strip_prefix(base.trim_end_matches('/'))?;
+        // With two slashes it would lead to another server.
+        let is_path = path.starts_with('/') && !path.starts_with("//") && !path.starts_with("/\\");
+        HeaderValue::from_str(path).ok().filter(|_| is_path)
+    });
+    if let Some(here) = here {
+        headers.insert(LOCATION, here);
+    }
 }
 
 /// Of a message that switches to WebSocket: what says so.
@@ -268,6 +282,30 @@ mod tests {
             pass_answer(&mut headers, is_empty);
             assert_eq!(headers.contains_key(CONTENT_LENGTH), kept, "{lines:?}");
             assert!(!headers.contains_key(TRANSFER_ENCODING));
+        }
+    }
+
+    #[test]
+    fn a_redirect_within_the_upstream_stays_here() {
+        for (base, to, expected) in [
+            ("http://inner:8123", "http://inner:8123/a?b#c", "/a?b#c"),
+            ("http://inner:8123/", "http://inner:8123/", "/"),
+            ("http://inner/api", "http://inner/api/a", "/a"),
+            ("http://inner/api", "http://inner/apis", "http://inner/apis"),
+            ("http://inner", "http://inner:1/a", "http://inner:1/a"),
+            (
+                "http://inner",
+                "http://inner//evil/a",
+                "http://inner//evil/a",
+            ),
+            ("http://inner", "http://inner/\\evil", "http://inner/\\evil"),
+            ("http://inner", "https://login/a", "https://login/a"),
+            ("http://inner", "../a", "../a"),
+        ] {
+            let base: HttpUrl = base.parse().expect(base);
+            let mut headers = headers(&[("location", to)]);
+            redirect_here(&base, &mut headers);
+            assert_eq!(lines(&headers), [format!("location: {expected}")], "{base}");
         }
     }
 

@@ -193,6 +193,7 @@ impl Upstream {
         let is_empty = incoming.is_end_stream();
         parts.version = Version::HTTP_11;
         head::pass_answer(&mut parts.headers, is_empty);
+        head::redirect_here(&self.url, &mut parts.headers);
         let body = match is_empty {
             true => Either::Left(Full::default()),
             false => Either::Right(Streamed::new(incoming, slot, self.outages.clone())),
