@@ -55,15 +55,17 @@ async fn what_somebody_else_changed_is_put_right_and_foreign_metadata_stays() {
         json!({"name": "theirs"}),
         json!({"config": {"configurable": {"model_name": "theirs"}}}),
         json!({"config": {"tags": ["theirs"]}}),
-        json!({"metadata": {"owner": "mallory"}}),
         json!({"graph_id": "theirs"}),
+        // Perhaps it is another's that was put in its place.
+        json!({"metadata": {"owner": "mallory"}}),
     ];
     for edit in edits {
         setting.server.patch(agent, edit.clone());
         let batch = pass(&syncer, &[agent]).await;
         assert_eq!(outcome(&batch, agent), &Outcome::Updated, "{edit}");
         let now = setting.server.assistant(agent).expect("there");
-        assert_eq!(now["metadata"]["pinned"], true);
+        let pinned = edit["metadata"]["owner"].is_null().then_some(true);
+        assert_eq!(now["metadata"]["pinned"], json!(pinned), "{edit}");
         assert_eq!(now["metadata"]["owner"], "system");
         assert_eq!(
             (&now["name"], &now["graph_id"]),
