@@ -346,7 +346,7 @@ pub(super) fn read_only(id: AssistantId, agent: AgentId) -> Problem {
     )
 }
 
-fn no_assistant(id: AssistantId) -> Problem {
+pub(super) fn no_assistant(id: AssistantId) -> Problem {
     Problem::new(StatusCode::NOT_FOUND, format!("Assistant {id} not found"))
 }
 

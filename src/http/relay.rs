@@ -10,7 +10,7 @@ use bytes::Bytes;
 use hyper::{Method, Request, StatusCode};
 use serde_json::{Map, Value};
 
-use super::assistants::{exists, no_assistant_with, not_synced, problem, read_only};
+use super::assistants::{exists, no_assistant, no_assistant_with, not_synced, problem, read_only};
 use super::auth::{Authenticator, Caller};
 use super::body;
 use super::create::AssistantCreate;
@@ -135,7 +135,7 @@ impl Relay {
                 }
             }
             Change::Latest if is_theirs => Err(read_only(id, agent)),
-            _ => Err(self.not_theirs(&caller, id, agent, &owner).await?),
+            _ => Err(self.not_theirs(&caller, change, id, agent, &owner).await?),
         }
     }
 
@@ -157,6 +157,7 @@ impl Relay {
     async fn not_theirs(
         &self,
         caller: &Caller,
+        change: Change,
         id: AssistantId,
         agent: AgentId,
         owner: &str,
@@ -170,9 +171,11 @@ impl Relay {
                 }
                 None => true,
             };
-        Ok(match may_know {
-            true => read_only(id, agent),
-            false => no_assistant_with(id),
+        // In the server's words for each.
+        Ok(match change {
+            _ if may_know => read_only(id, agent),
+            Change::Delete => no_assistant_with(id),
+            Change::Patch | Change::Latest => no_assistant(id),
         })
     }
 }
