@@ -5,7 +5,15 @@ with free as (
 ), deleted as (
   delete from langgraph_server.assistants as a using free where a.id = free.id returning a.id
 ), gone as (
-  delete from agent_sync.versions as v using deleted where v.assistant_id = deleted.id
+  -- As in assistants_update.sql.
+  delete from agent_sync.versions as v
+  where v.ctid = any (array(
+    select old.ctid
+    from deleted
+    cross join lateral (
+      select o.ctid from agent_sync.versions as o where o.assistant_id = deleted.id order by o.version limit 25
+    ) as old
+  ))
 )
 select id from langgraph_server.assistants where id = any ($1::text[])
 except

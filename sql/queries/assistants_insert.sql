@@ -13,6 +13,14 @@ with created as (
   on conflict (id) do nothing
   returning a.id, agent_sync.fingerprint(a.graph_id, a.config, a.context, a.name, a.description, a.metadata) as row_hash
 ), gone as (
-  delete from agent_sync.versions as v using created where v.assistant_id = created.id
+  -- As in assistants_update.sql.
+  delete from agent_sync.versions as v
+  where v.ctid = any (array(
+    select old.ctid
+    from created
+    cross join lateral (
+      select o.ctid from agent_sync.versions as o where o.assistant_id = created.id order by o.version limit 25
+    ) as old
+  ))
 )
 select id, row_hash from created;

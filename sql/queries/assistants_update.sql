@@ -41,8 +41,18 @@ with free as (
   set graph_id = excluded.graph_id, config = excluded.config, context = excluded.context, metadata = excluded.metadata,
     name = excluded.name, description = excluded.description
 ), gone as (
+  -- Looked for assistant by assistant, few of each, whatever the planner believes of a table that has just grown.
   delete from agent_sync.versions as v
-  using updated
-  where v.assistant_id = updated.id and v.version < case when updated.forgets then 2147483647 else updated.version - 20 end
+  where v.ctid = any (array(
+    select old.ctid
+    from updated as u
+    cross join lateral (
+      select o.ctid
+      from agent_sync.versions as o
+      where o.assistant_id = u.id and o.version < case when u.forgets then 2147483647 else u.version - 20 end
+      order by o.version
+      limit 25
+    ) as old
+  ))
 )
 select id, row_hash from updated;
