@@ -95,6 +95,9 @@ async fn everything_below_assistants_asks_who_is_calling_before_it_reads_a_body(
         ("POST", "/assistants/search"),
         ("GET", "/assistants/x/versions"),
         ("PUT", "/assistants/"),
+        ("POST", "/assistants/search/"),
+        ("GET", "/assistants/x/nothing"),
+        ("GET", "//assistants/x"),
     ] {
         // No body ever comes; and nobody is told to send it.
         let bytes = format!(

@@ -56,7 +56,7 @@ impl Handle for Api {
 /// resolve `..`, leave out what follows a semicolon, take a backslash for a slash, or not mind a line feed at the end (Python's `$`). Else
 /// it was for the client to say whether it is us who answers. Where `..` leads out of everything that is the upstream's, it is nobody's,
 /// and so ours to refuse.
-fn is_ours(path: &str) -> bool {
+pub(super) fn is_ours(path: &str) -> bool {
     let path: Cow<'_, [u8]> = percent_decode_str(path).into();
     let mut resolved: Vec<&[u8]> = Vec::new();
     for segment in path.split(|byte| b"/\\".contains(byte)) {

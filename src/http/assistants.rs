@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use tracing::{error, warn};
 use uuid::Uuid;
 
+use super::api::is_ours;
 use super::auth::{Authenticator, Caller};
 use super::create::AssistantCreate;
 use super::fields::{assistant_id, too_large};
@@ -39,6 +40,10 @@ impl Assistants {
     pub async fn handle(&self, request: Request<Body>) -> Result<Answer, Problem> {
         let uri = request.uri().clone();
         let Some(route) = Route::of(uri.path()) else {
+            // Whatever there is below /assistants, or is not: who asks says first who they are.
+            if is_ours(uri.path()) {
+                self.authenticator.caller(request.headers()).await?;
+            }
             let moved = route::without_slash(&uri).ok_or_else(Problem::not_found)?;
             return super::redirect(&moved);
         };
