@@ -26,7 +26,7 @@
 //! | [`changes`] | the change loop, the listening connection, and bursts of edits |
 //! | [`doorbell`] | what the change loop waits for, and how well the listening goes |
 //! | [`outbox`] | what changed: claim, settle, spread, retry |
-//! | [`http`] | the API (who is calling, `/assistants`, lazy sync) and the admin server |
+//! | [`http`] | the API (who is calling, `/assistants`, lazy sync; what is passed through) and the admin server |
 //! | [`syncer`] | ids → read → map → plan → write → outcomes |
 //! | [`source`], [`agent`] | reads agents; a row as the database has it |
 //! | [`access`] | which agents a user may have: the database is asked in the user's name |

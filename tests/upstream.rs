@@ -207,7 +207,7 @@ async fn headers_about_one_connection_end_with_it() {
     let mut client = front.client().await;
     client
         .send(
-            "GET /x HTTP/1.1\r\nhost: x\r\nConnection: keep-alive, X-Mine, x-forwarded-for\r\nx-mine: canary\r\n\
+            "GET /x HTTP/1.1\r\nhost: x\r\nConnection: Upgrade, HTTP2-Settings, X-Mine, x-forwarded-for\r\nx-mine: canary\r\n\
              keep-alive: timeout=canary\r\nproxy-authorization: canary\r\nte: trailers\r\nupgrade: h2c\r\nx-end: to-end\r\n\
              http2-settings: x\r\n\r\n",
         )
