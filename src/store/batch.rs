@@ -4,6 +4,7 @@
 //! Nothing here decides whose an assistant is, or whether it is to be written. That the ledger and the plan have done.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
@@ -67,8 +68,17 @@ pub enum Target<'a> {
 pub struct Sight {
     /// Those that exist, whoever made them.
     pub existing: HashMap<AssistantId, Existing>,
-    /// Those of which it cannot be told. Why not, if it is to do with that assistant; `None`: that will pass.
-    pub unseen: HashMap<AssistantId, Option<String>>,
+    /// Those of which it cannot be told.
+    pub unseen: HashMap<AssistantId, Unseen>,
+}
+
+/// Why it cannot be told whether an assistant exists.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unseen {
+    /// That will pass: look again after so long.
+    Unknown(Duration),
+    /// It is to do with this assistant. Fit for a log.
+    Refused(String),
 }
 
 /// What came of writing or deleting some assistants.
@@ -83,8 +93,8 @@ pub struct Answers<T> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer<T> {
     Done(T),
-    /// Nobody can tell whether it was done, or somebody else was faster: look again.
-    Unknown,
+    /// Nobody can tell whether it was done, or somebody else was faster: look again after so long.
+    Unknown(Duration),
     /// Why it cannot be done, fit for a log. Nobody else is concerned.
     Refused(String),
 }

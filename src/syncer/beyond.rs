@@ -27,8 +27,8 @@ use crate::ids::{AgentId, AssistantId, SYSTEM};
 use crate::ledger;
 use crate::outbox::{self, Claimed};
 use crate::plan::{Entry, Existing, Observed};
-use crate::retry::Backoff;
-use crate::store::batch::{Sight, Target};
+use crate::retry::{self, Backoff};
+use crate::store::batch::{Sight, Target, Unseen};
 
 /// How many agents are held at a time: the others wait until all of them are done with.
 pub(super) const BATCH: usize = 50;
@@ -95,8 +95,9 @@ impl Syncer {
                 tokio::time::sleep(backoff.pause()).await;
             }
             if !rest.is_empty() {
+                let passing = || Unseen::Unknown(retry::agent_delay(1));
                 let part = self
-                    .put_off(rest.iter().map(|agent| (*agent, None)))
+                    .put_off(rest.iter().map(|agent| (*agent, passing())))
                     .await?;
                 self.finish(&part).await?;
                 batch.add(part);
@@ -151,19 +152,19 @@ impl Syncer {
         .await
     }
 
-    /// Agents that nothing can be said about now: because of this, or (`None`) of something that will pass.
+    /// Agents that nothing can be said about now.
     async fn put_off(
         &self,
-        agents: impl Iterator<Item = (AgentId, Option<String>)>,
+        agents: impl Iterator<Item = (AgentId, Unseen)>,
     ) -> Result<Batch, Error> {
         let mut work = Work::new(None, self.guard.counts());
         for (agent, why) in agents {
             match why {
-                Some(why) => {
+                Unseen::Refused(why) => {
                     let in_scope = self.step(self.in_scope(agent)).await?;
                     work.fail(agent, why, in_scope);
                 }
-                None => work.postpone(agent),
+                Unseen::Unknown(after) => work.postpone_for(agent, after),
             }
         }
         let recording = async {
@@ -301,7 +302,7 @@ impl Syncer {
                         chunks.extend([after, before]);
                         continue;
                     };
-                    let failed = std::iter::once((agent, Some(error.to_string())));
+                    let failed = std::iter::once((agent, Unseen::Refused(error.to_string())));
                     batch.add(self.put_off(failed).await?);
                     left.remove(&agent);
                     continue;
@@ -445,8 +446,8 @@ impl Syncer {
 /// What is known of some agents' assistants.
 struct Found {
     existing: HashMap<AssistantId, Existing>,
-    /// Agents of one of whose assistants it cannot be told whether it is there: why not, unless that will pass.
-    unseen: HashMap<AgentId, Option<String>>,
+    /// Agents of one of whose assistants it cannot be told whether it is there.
+    unseen: HashMap<AgentId, Unseen>,
 }
 
 /// What came of some agents.

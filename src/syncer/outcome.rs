@@ -126,7 +126,8 @@ impl Batch {
                     error!(%agent, error, "agent failed; it is tried again later, and at once when it is edited");
                 }
                 Outcome::Busy => {
-                    warn!(%agent, "another session holds the agent's assistant, or its user cannot be asked about just now; it is tried again in a moment");
+                    warn!(%agent, "it cannot be synced just now: somebody else holds its assistant, its user cannot be asked about, or the place where it lives gives no clear \
+                         answer; it is tried again in a moment");
                 }
                 _ => {}
             }

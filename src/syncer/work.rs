@@ -1,6 +1,7 @@
 //! Everything that has to be written for some agents: planned first, then carried out where assistants live, then recorded.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::Duration;
 
 use tokio_postgres::Transaction;
 use tracing::{info, warn};
@@ -38,7 +39,7 @@ pub struct Work<'a> {
     removed: Vec<AssistantId>,
     forgotten: Vec<AssistantId>,
     failures: Vec<Failure>,
-    busy: HashSet<AgentId>,
+    busy: HashMap<AgentId, Duration>,
     /// Agents that were not come to. They stay due as they are.
     pub left: HashSet<AgentId>,
     /// Agents that had failed before.
@@ -225,8 +226,13 @@ impl<'a> Work<'a> {
 
     /// An agent that has to wait for another session. No fault of its own, so the ledger does not count it.
     pub fn postpone(&mut self, agent: AgentId) {
+        self.postpone_for(agent, retry::agent_delay(1));
+    }
+
+    pub fn postpone_for(&mut self, agent: AgentId, after: Duration) {
         self.note(agent, Outcome::Busy);
-        self.busy.insert(agent);
+        let busy = self.busy.entry(agent).or_default();
+        *busy = after.max(*busy);
     }
 
     fn note(&mut self, agent: AgentId, outcome: Outcome) {
@@ -324,7 +330,8 @@ impl<'a> Work<'a> {
                 }
                 None if stopped.is_some() => self.leave(agent),
                 // Held by another session, or made, taken or deleted since we looked: look again.
-                Some(Answer::Unknown) | None => self.postpone(agent),
+                None => self.postpone(agent),
+                Some(Answer::Unknown(after)) => self.postpone_for(agent, after),
             }
         }
         self.remove_all(target, stopped).await
@@ -379,8 +386,12 @@ impl<'a> Work<'a> {
                     continue;
                 }
                 // Another session holds it.
-                Some(Answer::Unknown) | None => {
+                None => {
                     self.postpone(off.agent);
+                    continue;
+                }
+                Some(Answer::Unknown(after)) => {
+                    self.postpone_for(off.agent, *after);
                     continue;
                 }
             }
@@ -414,11 +425,7 @@ impl<'a> Work<'a> {
             .iter()
             .map(|(agent, attempts)| (*agent, retry::agent_delay(*attempts)))
             .collect();
-        retries.extend(
-            self.busy
-                .iter()
-                .map(|agent| (*agent, retry::agent_delay(1))),
-        );
+        retries.extend(self.busy.iter().map(|(agent, after)| (*agent, *after)));
         let settled: Vec<_> = self
             .troubled
             .iter()

@@ -136,6 +136,9 @@ async fn what_was_written_by_a_worker_that_died_is_known_as_ours() {
     let Setting { db, server } = &setting;
     for user in ["system", "alice"] {
         let agent = db.agent(user).await;
+        // Numbers that the server does not keep as they were sent.
+        db.execute(r#"update public.agents set sampling_params = '{"temperature": 0.70, "seed": 12345678901234567}'"#)
+            .await;
         let syncer = Arc::new(setting.syncer(if user == "system" { "all" } else { "none" }));
         let sync = |syncer: Arc<agent_sync::syncer::Syncer>| async move {
             let claim = claim(user);

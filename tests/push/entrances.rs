@@ -5,7 +5,9 @@ use agent_sync::syncer::Outcome;
 use serde_json::json;
 use uuid::Uuid;
 
-use super::{Setting, ask, claim, outcome, owner, pass};
+use super::{Setting, ask, claim, outcome, owner, pass, variables};
+use crate::support::binary::Running;
+use crate::support::double::Fault;
 use crate::support::eventually;
 
 #[tokio::test]
@@ -192,4 +194,28 @@ async fn many_agents_are_more_than_one_batch() {
     );
     assert!(setting.server.most_in_hand() <= 4);
     worker.stop().await;
+}
+
+/// `agent-sync sync`: one pass, and the verdict in the exit code.
+#[tokio::test]
+async fn a_pass_by_hand_says_how_it_went() {
+    let setting = Setting::new().await;
+    let agent = setting.db.agent("a").await;
+    let url = setting.server.url();
+    let own = [("DATABASE_URL", setting.db.url.as_str())];
+    let sync = || Running::start(&["sync"], &[&own[..], &variables(&url)].concat());
+    let mut made = sync();
+    assert_eq!(made.ended().await, Some(0), "{}", made.output());
+    made.line("Sync summary: total=1 created=1").await;
+    setting.prompt(agent, "edited").await;
+    let forbidden = Fault::detail(403, "Forbidden");
+    setting.server.always("PATCH", agent, forbidden);
+    let mut refused = sync();
+    assert_eq!(refused.ended().await, Some(1), "{}", refused.output());
+    refused.line("Forbidden").await;
+    setting.server.mend();
+    let mut passed = sync();
+    assert_eq!(passed.ended().await, Some(0), "{}", passed.output());
+    passed.line("updated=1").await;
+    assert_eq!(setting.leases().await, 0);
 }

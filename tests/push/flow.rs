@@ -7,7 +7,7 @@ use std::time::Duration;
 use agent_sync::config;
 use agent_sync::database::{Error, Fault as Kind};
 use agent_sync::ids::AssistantId;
-use agent_sync::store::batch::Sight;
+use agent_sync::store::batch::{Sight, Unseen};
 use agent_sync::store::langgraph::Server;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -260,16 +260,54 @@ async fn one_assistant_that_cannot_be_read_is_one_assistant() {
         let sight = look(&server, 20).await.expect("seen");
         assert_eq!(sight.existing.len(), 19, "{fault:?}");
         let unseen: HashMap<_, _> = sight.unseen;
-        let why = unseen[&all[7]].clone().expect("why");
+        let Unseen::Refused(why) = &unseen[&all[7]] else {
+            panic!("{unseen:?}")
+        };
         assert!(why.contains(expected), "{why}");
         double.mend();
     }
     // Nor does what is held up; of that one nobody can tell.
-    double.next("GET", all[7], Fault::HoldBefore);
-    let sight = look(&server, 20).await.expect("seen");
-    assert_eq!(sight.unseen, HashMap::from([(all[7], None)]));
+    // And the next look at it comes later each time.
+    let mut before = Duration::ZERO;
+    for _ in 0..4 {
+        double.next("GET", all[7], Fault::HoldBefore);
+        let sight = look(&server, 20).await.expect("seen");
+        assert_eq!(sight.existing.len(), 19);
+        let Unseen::Unknown(after) = sight.unseen[&all[7]] else {
+            panic!("{:?}", sight.unseen)
+        };
+        assert!(after > before, "{after:?} after {before:?}");
+        before = after;
+        double.let_go();
+    }
     assert!(server.trouble().is_none());
-    double.let_go();
+}
+
+/// But where none can be read, it is the server.
+#[tokio::test(start_paused = true)]
+async fn a_server_that_shows_nothing_at_all_is_broken() {
+    let (double, server) = setting().await;
+    let internal = Fault::Answer(500, vec![], "Internal Server Error".to_owned());
+    double.always("GET", "/assistants", internal.clone());
+    let (why, kind) = why(look(&server, 50).await);
+    assert!(
+        why.contains("it is broken") && why.contains("Internal Server Error"),
+        "{why}"
+    );
+    assert_eq!(kind, Kind::Passing);
+    assert!(double.requests().len() < 30);
+    double.mend();
+    server.opened().await;
+    assert!(look(&server, 50).await.expect("seen").unseen.is_empty());
+    // Nine of ten.
+    for n in (1..=50).filter(|n| n % 10 != 0) {
+        double.always("GET", AssistantId(Uuid::from_u128(n)), internal.clone());
+    }
+    let some = [1, 2, 3, 4, 10, 5, 6, 7, 8, 20].map(|n| AssistantId(Uuid::from_u128(n)));
+    for pair in some.chunks(5) {
+        let sight = server.observe(pair).await.expect("seen");
+        assert_eq!(sight.unseen.len(), 4);
+    }
 }
 
 #[tokio::test(start_paused = true)]

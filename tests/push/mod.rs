@@ -1,8 +1,10 @@
 //! Assistants that live on a LangGraph server: every rule of the store, on a server that behaves badly when it is told to.
 
+mod access;
 mod answers;
 mod content;
 mod entrances;
+mod faults;
 mod flow;
 mod leases;
 mod losses;

@@ -10,8 +10,10 @@ async fn a_worker_that_is_not_let_in_says_so_once_and_goes_on_when_it_is() {
     let setting = Setting::new().await;
     let Setting { db, server } = &setting;
     let (agent, other) = (db.agent("a").await, db.agent("other").await);
-    server.always("", "/assistants", Fault::detail(401, "Invalid API key"));
-    let running = setting.running(&[("LANGGRAPH_API_KEY", "wrong")]);
+    // As some do, it quotes what it was given.
+    let quoting = Fault::detail(401, "Invalid API key: lsv2_canary");
+    server.always("", "/assistants", quoting);
+    let running = setting.running(&[("LANGGRAPH_API_KEY", "lsv2_canary")]);
     let line = running.line("cannot be used").await;
     for part in [
         "ERROR",
@@ -22,15 +24,25 @@ async fn a_worker_that_is_not_let_in_says_so_once_and_goes_on_when_it_is() {
     ] {
         assert!(line.contains(part), "{line}");
     }
-    setting.prompt(agent, "edited").await;
     let started = running.line("agent-sync started").await;
     let admin = started.split("admin=").nth(1).expect("an address").trim();
     let admin = admin.parse().expect("an address");
+    // Before there is anything to do but the pass.
+    eventually("it says why it is not ready", || async {
+        let (status, body) = request(admin, "GET", "/ready", None).await;
+        let says = status == 503 && body.to_string().contains("Invalid API key");
+        says.then_some(()).ok_or(body.to_string())
+    })
+    .await;
+    // And goes on to say so whenever the server is asked again.
     eventually("it is asked again a few times", || async {
+        let (status, body) = request(admin, "GET", "/ready", None).await;
+        assert_eq!(status, 503, "{body}");
         let asked = server.requests().len();
         (asked > 4).then_some(()).ok_or(format!("{asked}"))
     })
     .await;
+    setting.prompt(agent, "edited").await;
     let (status, body) = request(admin, "GET", "/ready", None).await;
     assert_eq!(status, 503);
     assert!(body.to_string().contains("Invalid API key"), "{body}");
@@ -38,7 +50,7 @@ async fn a_worker_that_is_not_let_in_says_so_once_and_goes_on_when_it_is() {
     assert_eq!(output.matches("ERROR").count(), 1, "{output}");
     // That no caller can be known.
     assert_eq!(output.matches("WARN").count(), 1, "{output}");
-    assert!(!output.contains("wrong"));
+    assert!(!output.contains("canary") && !body.to_string().contains("canary"));
     assert!(server.assistants().is_empty());
     assert_eq!(db.count("agent_sync.ledger where attempts > 0").await, 0);
 
@@ -56,15 +68,40 @@ async fn a_worker_that_is_not_let_in_says_so_once_and_goes_on_when_it_is() {
         }
     })
     .await;
-    // The same, when it is shut out while it has nothing to do but one edit.
-    server.always("", "/assistants", Fault::detail(403, "Forbidden"));
-    setting.prompt(agent, "edited again").await;
+}
+
+/// It may read, and so it finds out again and again that there is something to write.
+#[tokio::test]
+async fn a_worker_that_may_read_and_not_write_says_so_once_and_loses_nothing() {
+    let setting = Setting::new().await;
+    let Setting { db, server } = &setting;
+    let agents = [db.agent("a").await, db.agent("b").await];
+    let running = setting.running(&[]);
+    running.line("Startup sync summary").await;
+    server.always("PATCH", "", Fault::detail(403, "Forbidden"));
+    db.execute("update public.agents set system_prompt = 'edited'")
+        .await;
     running.line("Forbidden").await;
-    assert_eq!(server.prompt(agent).as_deref(), Some("edited"));
+    eventually("it is asked again a few times", || async {
+        let writes = server
+            .writes()
+            .iter()
+            .filter(|seen| seen.method == "PATCH")
+            .count();
+        (writes > 4).then_some(()).ok_or(format!("{writes}"))
+    })
+    .await;
+    assert_eq!(db.count("agent_sync.outbox").await, 2);
+    assert_eq!(db.count("agent_sync.ledger where attempts > 0").await, 0);
     server.mend();
-    setting.prompted(agent, "edited again").await;
+    for agent in agents {
+        setting.prompted(agent, "edited").await;
+        assert_eq!(server.versions(agent), 2);
+    }
+    setting.converged().await;
     let output = running.output();
-    assert_eq!(output.matches("ERROR").count(), 2, "{output}");
+    assert_eq!(output.matches("ERROR").count(), 1, "{output}");
+    assert_eq!(output.matches("can be used again").count(), 1, "{output}");
 }
 
 #[tokio::test]

@@ -340,16 +340,48 @@ impl Double {
     }
 
     pub fn versions(&self, id: Uuid) -> usize {
+        self.history(id).len()
+    }
+
+    /// All its versions, the oldest first.
+    pub fn history(&self, id: Uuid) -> Vec<Value> {
         let state = self.state();
-        state
-            .assistants
-            .get(&id)
-            .map_or(0, |stored| stored.versions.len())
+        let stored = state.assistants.get(&id);
+        stored.map_or_else(Vec::new, |stored| stored.versions.clone())
     }
 
     /// Puts what it has where [`TestDatabase::differences`] looks for it, as if a worker of that place had written it.
     pub async fn copy_to(&self, db: &TestDatabase) {
-        db.copy(self.assistants()).await;
+        self.copy_but_for(Uuid::nil(), db).await;
+    }
+
+    /// The same, where this one is somebody else's.
+    pub async fn copy_but_for(&self, foreign: Uuid, db: &TestDatabase) {
+        let mut all = self.assistants();
+        all.retain(|assistant| assistant["assistant_id"] != json!(foreign));
+        for assistant in &mut all {
+            let mirrored = assistant["config"]["configurable"].clone();
+            if assistant["context"] == mirrored {
+                assistant["context"] = json!({});
+            }
+            if assistant["description"] == "" {
+                assistant["description"] = Value::Null;
+            }
+            object_mut(&mut assistant["metadata"]).retain(|_, value| !value.is_null());
+        }
+        let statement = "insert into langgraph_server.assistants (id, graph_id, config, context, metadata, name, description, version)
+            select a->>'assistant_id', a->>'graph_id', a->'config', a->'context', a->'metadata', a->>'name', a->>'description',
+              (a->>'version')::int
+            from jsonb_array_elements($1::text::jsonb) as a";
+        let rows = Value::Array(all).to_string();
+        let copying = async {
+            db.client
+                .batch_execute("begin; delete from langgraph_server.assistants")
+                .await?;
+            db.client.execute(statement, &[&rows]).await?;
+            db.client.batch_execute("commit").await
+        };
+        copying.await.expect("copied");
     }
 
     /// Somebody else makes or replaces an assistant.
@@ -498,7 +530,7 @@ impl State {
                 && (rule.method.is_empty() || seen.method == rule.method)
                 && place.contains(&rule.path)
         };
-        for rule in self.rules.iter_mut().filter(|rule| applies(rule)) {
+        for rule in self.rules.iter_mut().filter(applies) {
             match rule.skip.checked_sub(1) {
                 Some(left) => rule.skip = left,
                 None => {

@@ -34,7 +34,20 @@ pub struct Closed {
     /// Fit for a log, with what to do.
     pub why: String,
     pub fault: Fault,
+    /// What was asked for. That something less is granted shows nothing.
+    right: Right,
 }
+
+/// What it takes to have a request granted, the least first: who may read may not be let write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Right {
+    Everybodys,
+    Read,
+    Write,
+}
+
+/// How long trouble is remembered that nobody has met again since then.
+const MEMORY: Duration = Duration::from_secs(60);
 
 impl Default for Gate {
     fn default() -> Self {
@@ -61,6 +74,7 @@ impl Gate {
                 until,
                 why: format!("it asks for a pause of {} s", (until - now).as_secs()),
                 fault: Fault::Passing,
+                right: Right::Everybodys,
             }),
             Some(until) => Ok(until.max(now)),
             None => Ok(now),
@@ -68,15 +82,16 @@ impl Gate {
     }
 
     /// Why nothing was sent lately, until an answer shows that this is over.
-    pub fn trouble(&self) -> Option<&Closed> {
-        self.closed.as_ref()
+    pub fn trouble(&self, now: Instant) -> Option<&Closed> {
+        let closed = self.closed.as_ref();
+        closed.filter(|closed| now < closed.until + MEMORY)
     }
 
     /// The server has answered as it should. Says nothing while nothing is sent: that was asked before. Returns whether some trouble
     /// is over.
-    pub fn answered(&mut self, now: Instant) -> bool {
-        let is_closed = |closed: &Closed| now < closed.until;
-        if self.closed.as_ref().is_some_and(is_closed) {
+    pub fn answered(&mut self, now: Instant, right: Right) -> bool {
+        let stays = |closed: &Closed| now < closed.until || right < closed.right;
+        if self.closed.as_ref().is_some_and(stays) {
             return false;
         }
         self.failures = 0;
@@ -87,19 +102,25 @@ impl Gate {
     /// It did not answer, or as one that is down. Returns whether that is news: it counts as down from now on.
     pub fn failed(&mut self, now: Instant, why: &str) -> bool {
         self.failures += 1;
-        self.failures >= FAILURES && self.close(now, why.to_owned(), Fault::Passing)
+        self.failures >= FAILURES
+            && self.close(now, why.to_owned(), Fault::Passing, Right::Everybodys)
     }
 
     /// Nothing more is sent for a while. Returns whether that is news.
-    pub fn close(&mut self, now: Instant, why: String, fault: Fault) -> bool {
+    pub fn close(&mut self, now: Instant, why: String, fault: Fault, right: Right) -> bool {
         if let Some(closed) = &self.closed
             && now < closed.until
         {
             return false;
         }
-        let until = now + self.backoff.pause();
-        let before = self.closed.replace(Closed { until, why, fault });
-        before.is_none_or(|before| before.fault != fault)
+        let is_news = self.trouble(now).is_none_or(|closed| closed.fault != fault);
+        self.closed = Some(Closed {
+            until: now + self.backoff.pause(),
+            why,
+            fault,
+            right,
+        });
+        is_news
     }
 
     /// It wants to be left in peace for this long. Returns whether that is news, and long.
@@ -132,10 +153,10 @@ mod tests {
             // One attempt when the time is over.
             now = closed.until;
             assert_eq!(gate.opens(now).expect("open"), now);
-            assert!(gate.trouble().is_some());
+            assert!(gate.trouble(now).is_some());
         }
-        assert!(gate.answered(now));
-        assert!(gate.trouble().is_none());
+        assert!(gate.answered(now, Right::Read));
+        assert!(gate.trouble(now).is_none());
         assert!(!gate.failed(now, "refused"));
         assert!(gate.opens(now).is_ok(), "it counts anew");
     }
@@ -148,7 +169,7 @@ mod tests {
         }
         let closed = gate.opens(now).expect_err("closed");
         assert!(closed.until <= now + FIRST.mul_f64(1.2));
-        assert!(!gate.answered(now));
+        assert!(!gate.answered(now, Right::Read));
         assert!(gate.opens(now).is_err());
     }
 
@@ -158,7 +179,7 @@ mod tests {
         assert!(gate.asked_to_pause(now, Duration::from_secs(60)));
         assert!(!gate.asked_to_pause(now, Duration::from_secs(60)));
         gate.asked_to_pause(now, Duration::from_secs(1));
-        gate.answered(now);
+        gate.answered(now, Right::Read);
         let later = |seconds| now + Duration::from_secs(seconds);
         assert_eq!(gate.opens(now).expect_err("paused").until, later(60));
         // The last of it can be waited for.
@@ -169,15 +190,40 @@ mod tests {
     #[test]
     fn one_refusal_is_enough_and_told_once() {
         let (mut gate, mut now) = (Gate::default(), Instant::now());
-        assert!(gate.close(now, "401".to_owned(), Fault::Setup));
+        assert!(gate.close(now, "401".to_owned(), Fault::Setup, Right::Read));
         for _ in 0..3 {
             let closed = gate.opens(now).expect_err("closed");
             assert_eq!(closed.fault, Fault::Setup);
             now = closed.until;
-            assert!(!gate.close(now, "401".to_owned(), Fault::Setup));
+            assert!(!gate.close(now, "401".to_owned(), Fault::Setup, Right::Read));
         }
         now = gate.opens(now).expect_err("closed").until;
-        assert!(gate.answered(now));
+        assert!(gate.answered(now, Right::Read));
         assert!(gate.opens(now).is_ok());
+    }
+
+    #[test]
+    fn who_may_read_is_not_thereby_let_write() {
+        let (mut gate, mut now) = (Gate::default(), Instant::now());
+        let mut before = Duration::ZERO;
+        for n in 0..4 {
+            let is_news = gate.close(now, "403".to_owned(), Fault::Setup, Right::Write);
+            assert_eq!(is_news, n == 0);
+            let until = gate.opens(now).expect_err("closed").until;
+            assert!(
+                until - now > before,
+                "and it is left in peace longer each time"
+            );
+            before = until - now;
+            now = until;
+            for right in [Right::Everybodys, Right::Read] {
+                assert!(!gate.answered(now, right));
+                assert!(gate.trouble(now).is_some());
+            }
+        }
+        // Nobody has asked for it since then.
+        assert!(gate.trouble(now + MEMORY).is_none());
+        assert!(gate.answered(now, Right::Write));
+        assert!(gate.trouble(now).is_none());
     }
 }

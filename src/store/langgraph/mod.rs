@@ -12,27 +12,32 @@ mod gate;
 mod transport;
 mod watch;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use futures::stream::{self, StreamExt};
 use hyper::{Method, StatusCode};
 use serde_json::Value;
 use time::OffsetDateTime;
 use tokio::sync::Notify;
+use tracing::{info, warn};
 
-use super::batch::{self, Answers, How, Sight, Stands, Write};
+use super::batch::{self, Answers, How, Sight, Stands, Unseen, Write};
 use super::{fingerprint, timestamp};
 use crate::config::LangGraph;
 use crate::database::Error;
 use crate::ids::{AssistantId, SYSTEM};
 use crate::plan::Existing;
-use crate::retry::Backoff;
+use crate::retry::{self, Backoff};
 use answer::Assistant;
 use transport::{FIRST_PAUSE, Failure, LONGEST_PAUSE, Reply, Transport};
 
 /// How often a write is tried before the agent has to wait: with a look in between.
 const ATTEMPTS: u32 = 3;
+
+/// How many assistants in a row must not be shown for an internal error, before that is taken for the server's trouble rather than theirs.
+const SYSTEMIC: usize = 5;
 
 /// How many requests are in hand at a time.
 pub const CONCURRENCY: usize = 4;
@@ -44,6 +49,10 @@ pub struct Server {
     lost: Notify,
     /// The assistant that was written last.
     last: Mutex<Option<AssistantId>>,
+    /// Of which no answer came in time, how often in a row.
+    late: Mutex<HashMap<AssistantId, i32>>,
+    /// Those that were not shown for an internal error, since one was.
+    broken: Mutex<HashSet<AssistantId>>,
 }
 
 impl Server {
@@ -53,6 +62,8 @@ impl Server {
             transport: Transport::new(config),
             lost: Notify::new(),
             last: Mutex::default(),
+            late: Mutex::default(),
+            broken: Mutex::default(),
         }
     }
 
@@ -92,13 +103,14 @@ impl Server {
                     sight.existing.extend(existing);
                 }
                 Err(NotDone::Refused(why) | NotDone::Failed(Failure::Broken(why))) => {
-                    sight.unseen.insert(*id, Some(why));
-                }
-                Err(NotDone::Again | NotDone::Failed(Failure::Lost(_) | Failure::Late(_))) => {
-                    sight.unseen.insert(*id, None);
+                    sight.unseen.insert(*id, Unseen::Refused(why));
                 }
                 Err(NotDone::Failed(stopped @ Failure::Stopped(..))) => {
                     return Err(self.transport.error(stopped));
+                }
+                Err(passing) => {
+                    let after = self.look_after(*id, &passing);
+                    sight.unseen.insert(*id, Unseen::Unknown(after));
                 }
             }
         }
@@ -137,6 +149,33 @@ impl Server {
         self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn late(&self) -> MutexGuard<'_, HashMap<AssistantId, i32>> {
+        self.late.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn broken(&self) -> MutexGuard<'_, HashSet<AssistantId>> {
+        self.broken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// When to look at an assistant again of which it is not known what became of it. One that takes too long each time would keep the
+    /// others waiting each time.
+    fn look_after(&self, id: AssistantId, why: &NotDone) -> Duration {
+        let mut late = self.late();
+        let times = match why {
+            NotDone::Failed(Failure::Late(why)) => {
+                warn!(assistant = %id, why, "nobody knows what became of the assistant");
+                late.entry(id).or_default()
+            }
+            NotDone::Failed(Failure::Lost(why)) => {
+                info!(assistant = %id, why, "nobody knows what became of the assistant");
+                return retry::agent_delay(1);
+            }
+            _ => return retry::agent_delay(1),
+        };
+        *times = times.saturating_add(1);
+        retry::agent_delay(*times)
+    }
+
     fn answers<T>(
         &self,
         ids: impl Iterator<Item = AssistantId>,
@@ -145,17 +184,18 @@ impl Server {
         let mut answers = Answers::default();
         for (id, outcome) in ids.zip(outcomes) {
             let answer = match outcome {
-                Ok(done) => batch::Answer::Done(done),
-                Err(NotDone::Refused(why)) => batch::Answer::Refused(why),
-                Err(NotDone::Failed(failure)) => match failure {
-                    Failure::Broken(why) => batch::Answer::Refused(why),
-                    Failure::Lost(_) | Failure::Late(_) => batch::Answer::Unknown,
-                    stopped @ Failure::Stopped(..) => {
-                        answers.stopped = Some(self.transport.error(stopped));
-                        continue;
-                    }
-                },
-                Err(NotDone::Again) => batch::Answer::Unknown,
+                Ok(done) => {
+                    self.late().remove(&id);
+                    batch::Answer::Done(done)
+                }
+                Err(NotDone::Refused(why) | NotDone::Failed(Failure::Broken(why))) => {
+                    batch::Answer::Refused(why)
+                }
+                Err(NotDone::Failed(stopped @ Failure::Stopped(..))) => {
+                    answers.stopped = Some(self.transport.error(stopped));
+                    continue;
+                }
+                Err(passing) => batch::Answer::Unknown(self.look_after(id, &passing)),
             };
             answers.answers.insert(id, answer);
         }
@@ -163,7 +203,22 @@ impl Server {
     }
 
     async fn find(&self, id: AssistantId) -> Result<Option<Assistant>, NotDone> {
-        let reply = self.transport.read(&path(id)).await?;
+        let reply = match self.transport.read(&path(id)).await {
+            Err(Failure::Broken(why)) => {
+                let broken = {
+                    let mut broken = self.broken();
+                    broken.insert(id);
+                    broken.len()
+                };
+                return Err(match broken >= SYSTEMIC {
+                    true => self.transport.is_broken(&why),
+                    false => Failure::Broken(why),
+                }
+                .into());
+            }
+            read => read?,
+        };
+        self.broken().clear();
         match reply.status {
             StatusCode::NOT_FOUND if !reply.is_html() => Ok(None),
             status if status.is_success() => match Assistant::parse(&reply.body) {

@@ -2,7 +2,7 @@
 //! [`Gate`] is closed.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use super::CONCURRENCY;
-use super::gate::{Closed, Gate};
+use super::gate::{Closed, Gate, Right};
 use crate::config::LangGraph;
 use crate::database::{Error, Fault};
 use crate::http::connector::{Connector, connector};
@@ -51,6 +51,8 @@ type HttpClient = Client<Connector, Full<Bytes>>;
 pub struct Transport {
     url: HttpUrl,
     headers: HeaderMap,
+    /// The values of those that the configuration gave.
+    secrets: Arc<[String]>,
     timeout: Duration,
     /// Without TLS nothing is sent, and the error says why.
     client: Result<HttpClient, String>,
@@ -66,6 +68,9 @@ pub struct Reply {
     pub status: StatusCode,
     pub body: Bytes,
     retry_after: Option<Duration>,
+    /// What was granted, or not.
+    right: Right,
+    secrets: Arc<[String]>,
 }
 
 /// Why there is no answer to go by.
@@ -93,7 +98,7 @@ impl Reply {
         self.body.trim_ascii_start().starts_with(b"<")
     }
 
-    /// What went wrong, as servers say it in one of three ways.
+    /// What went wrong, as servers say it in one of three ways. Some quote the key that they do not accept.
     pub fn detail(&self) -> String {
         let text = String::from_utf8_lossy(&self.body);
         let json: Value = serde_json::from_slice(&self.body).unwrap_or_default();
@@ -105,7 +110,10 @@ impl Reply {
             Some(other) => other.to_string(),
             None => text.into_owned(),
         };
-        let line = said.lines().next().unwrap_or_default();
+        let mut line = said.lines().next().unwrap_or_default().to_owned();
+        for secret in self.secrets.iter() {
+            line = line.replace(secret, "***");
+        }
         line.chars().take(MAX_QUOTED).collect()
     }
 }
@@ -116,12 +124,17 @@ impl Transport {
         if let Some(user) = config.url.authorization() {
             headers.entry(AUTHORIZATION).or_insert(user.clone());
         }
+        let values = headers.values().filter_map(|value| value.to_str().ok());
+        // A shorter one is found in any text.
+        let secrets = values.filter(|value| value.len() >= 5);
+        let secrets = secrets.map(str::to_owned).collect();
         headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(USER_AGENT, HeaderValue::from_static("agent-sync"));
         Self {
             url: config.url.clone(),
             headers,
+            secrets,
             timeout: config.timeout,
             client: connector(CONNECT_TIMEOUT).map(client),
             slots: Semaphore::new(CONCURRENCY),
@@ -153,14 +166,14 @@ impl Transport {
 
     /// Why nothing was sent lately, as long as nothing shows that this is over.
     pub fn trouble(&self) -> Option<Error> {
-        let trouble = self.gate().trouble().cloned();
+        let trouble = self.gate().trouble(Instant::now()).cloned();
         trouble.map(|closed| self.error(closed.into()))
     }
 
     /// Whether it did not let us in when it was last asked.
     pub fn is_refused(&self) -> bool {
         let gate = self.gate();
-        gate.trouble()
+        gate.trouble(Instant::now())
             .is_some_and(|closed| closed.fault == Fault::Setup)
     }
 
@@ -182,6 +195,7 @@ impl Transport {
 
     /// What answers is something else.
     pub fn no_langgraph(&self, reply: &Reply) -> Failure {
+        let right = reply.right;
         self.stop(
             format!(
                 "it answers ({}) as no LangGraph server does; is LANGGRAPH_API_URL right? {}",
@@ -189,12 +203,24 @@ impl Transport {
                 reply.detail()
             ),
             Fault::Setup,
+            right,
         )
     }
 
+    /// Not one of several requests was dealt with.
+    pub fn is_broken(&self, why: &str) -> Failure {
+        self.be_spared(format!("it is broken: {why}"))
+    }
+
+    /// Nothing more is sent for a while, to a server that has enough to do with itself.
+    fn be_spared(&self, why: String) -> Failure {
+        self.stop(why, Fault::Passing, Right::Everybodys)
+    }
+
     /// Nothing more is sent for a while.
-    fn stop(&self, why: String, fault: Fault) -> Failure {
-        let is_news = self.gate().close(Instant::now(), why.clone(), fault);
+    fn stop(&self, why: String, fault: Fault, right: Right) -> Failure {
+        let now = Instant::now();
+        let is_news = self.gate().close(now, why.clone(), fault, right);
         self.tell(is_news, &why, fault);
         Failure::Stopped(why, fault)
     }
@@ -259,18 +285,14 @@ impl Transport {
                     let asked = reply.retry_after.unwrap_or_default();
                     self.pause(now, asked.max(backoff.pause()));
                     if attempt >= ATTEMPTS {
-                        return Err(
-                            self.stop("it is too busy for us (429)".to_owned(), Fault::Passing)
-                        );
+                        return Err(self.be_spared("it is too busy for us (429)".to_owned()));
                     }
                 }
-                Ok(reply) => return self.judge(reply, path),
+                Ok(reply) => return self.judge(reply),
                 Err(NotAnswered::NotSent(why)) => {
                     self.is_away(now, &why);
                     if attempt >= ATTEMPTS {
-                        return Err(
-                            self.stop(format!("it cannot be reached: {why}"), Fault::Passing)
-                        );
+                        return Err(self.be_spared(format!("it cannot be reached: {why}")));
                     }
                     tokio::time::sleep(backoff.pause()).await;
                 }
@@ -306,7 +328,7 @@ impl Transport {
     }
 
     /// What an answer means for the server as a whole.
-    fn judge(&self, reply: Reply, path: &str) -> Result<Reply, Failure> {
+    fn judge(&self, reply: Reply) -> Result<Reply, Failure> {
         let (status, now) = (reply.status, Instant::now());
         let said = || format!("it answers {status}: {}", reply.detail());
         match status {
@@ -317,6 +339,7 @@ impl Transport {
                     crate::config::LANGGRAPH_HEADERS
                 ),
                 Fault::Setup,
+                reply.right,
             )),
             StatusCode::REQUEST_TIMEOUT => {
                 self.failed(now, &said());
@@ -338,11 +361,10 @@ impl Transport {
                     said()
                 ),
                 Fault::Setup,
+                reply.right,
             )),
             _ => {
-                // Whoever may ask for that may not be let in elsewhere.
-                let is_public = path == INFO;
-                if !(is_public && self.is_refused()) && self.gate().answered(now) {
+                if self.gate().answered(now, reply.right) {
                     info!(server = %self.url, "the LangGraph server can be used again");
                 }
                 Ok(reply)
@@ -375,6 +397,12 @@ impl Transport {
                 status: head.status,
                 body: body.to_bytes(),
                 retry_after: head.headers.get(RETRY_AFTER).and_then(seconds),
+                right: match *method {
+                    Method::GET if path == INFO => Right::Everybodys,
+                    Method::GET => Right::Read,
+                    _ => Right::Write,
+                },
+                secrets: self.secrets.clone(),
             })
         };
         let answered = tokio::time::timeout(self.timeout, answering).await;
@@ -430,4 +458,58 @@ fn client(connector: Connector) -> HttpClient {
         .pool_timer(TokioTimer::new())
         .pool_max_idle_per_host(CONCURRENCY)
         .build(connector)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reply(body: &str) -> Reply {
+        Reply {
+            status: StatusCode::BAD_REQUEST,
+            body: Bytes::from(body.to_owned()),
+            retry_after: None,
+            right: Right::Read,
+            secrets: Arc::from(["lsv2_canary".to_owned()]),
+        }
+    }
+
+    #[test]
+    fn what_went_wrong_is_said_in_several_ways_and_without_the_key() {
+        for (body, said) in [
+            (
+                r#"{"detail": "Graph 'x' not found"}"#,
+                "Graph 'x' not found",
+            ),
+            (r#"{"detail": [{"msg": "no"}]}"#, r#"[{"msg":"no"}]"#),
+            (r#"{"error": "no", "details": {}}"#, "no"),
+            (r#"{"message": "no", "error": "Bad Request"}"#, "no"),
+            (
+                r#"{"success": false, "error": {"issues": []}}"#,
+                r#"{"issues":[]}"#,
+            ),
+            ("Internal Server Error", "Internal Server Error"),
+            ("first line\nsecond line", "first line"),
+            ("key lsv2_canary, lsv2_canary", "key ***, ***"),
+            ("", ""),
+        ] {
+            assert_eq!(reply(body).detail(), said, "{body}");
+        }
+        let long = reply(&"é".repeat(1000)).detail();
+        assert_eq!(long.chars().count(), MAX_QUOTED);
+    }
+
+    #[test]
+    fn a_pause_is_asked_for_in_seconds_or_until_a_date() {
+        let pause = |text: &str| seconds(&text.parse().expect("a value"));
+        assert_eq!(pause(" 120 "), Some(Duration::from_secs(120)));
+        assert_eq!(pause("86400"), Some(Duration::from_secs(3600)));
+        assert_eq!(
+            pause("Fri, 31 Dec 2100 23:59:59 GMT"),
+            Some(Duration::from_secs(3600))
+        );
+        for none in ["", "soon", "-1", "1.5", "Fri, 31 Dec 1999 23:59:59 GMT"] {
+            assert_eq!(pause(none), None, "{none}");
+        }
+    }
 }
