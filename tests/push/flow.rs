@@ -299,14 +299,23 @@ async fn a_server_that_shows_nothing_at_all_is_broken() {
     double.mend();
     server.opened().await;
     assert!(look(&server, 50).await.expect("seen").unseen.is_empty());
-    // Nine of ten.
+    // Four in a row, one that can be read, and four more.
     for n in (1..=50).filter(|n| n % 10 != 0) {
         double.always("GET", AssistantId(Uuid::from_u128(n)), internal.clone());
     }
-    let some = [1, 2, 3, 4, 10, 5, 6, 7, 8, 20].map(|n| AssistantId(Uuid::from_u128(n)));
-    for pair in some.chunks(5) {
-        let sight = server.observe(pair).await.expect("seen");
+    for (broken, whole) in [([1, 2, 3, 4], 10), ([5, 6, 7, 8], 20)] {
+        let broken = broken.map(|n| AssistantId(Uuid::from_u128(n)));
+        let sight = server.observe(&broken).await.expect("seen");
         assert_eq!(sight.unseen.len(), 4);
+        let whole = [AssistantId(Uuid::from_u128(whole))];
+        assert!(
+            server
+                .observe(&whole)
+                .await
+                .expect("seen")
+                .unseen
+                .is_empty()
+        );
     }
 }
 

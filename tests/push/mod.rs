@@ -72,7 +72,7 @@ impl Setting {
     /// Waits until the outbox is empty, and the assistants on the server are what the agents say.
     async fn converged(&self) {
         eventually("every assistant equals its agent", || async {
-            self.server.copy_to(&self.db).await;
+            self.db.copy(self.server.assistants()).await;
             self.db.is_converged(&[]).await
         })
         .await;

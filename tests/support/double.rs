@@ -1,6 +1,8 @@
 //! A LangGraph server whose faults are scripted. What it does when nothing goes wrong is as little of the official assistants API as
 //! the worker needs; the real server has tests of its own.
 
+mod api;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,11 +14,9 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{HeaderMap, Method, Request, Response, StatusCode};
+use hyper::{HeaderMap, Method, Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use serde_json::{Map, Number, Value, json};
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
+use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -24,7 +24,7 @@ use tokio::time::{Duration, Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::TestDatabase;
+use api::{Api, Reply, create, object};
 
 /// Only reached when the code is wrong.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -51,6 +51,10 @@ pub enum Fault {
     HoldBefore,
     /// It is done at once, and answered when it is let go.
     HoldAfter,
+    /// It is done after this time.
+    Later(Duration),
+    /// It is done, and answered after this time.
+    AnswerLater(Duration),
     /// It is done, and the answer names another assistant.
     AnotherId,
     /// It is done, and the answer is this much longer.
@@ -121,25 +125,15 @@ impl Default for Shut {
 
 #[derive(Default)]
 struct State {
-    assistants: BTreeMap<Uuid, Stored>,
+    api: Api,
     log: Vec<Seen>,
+    /// How many requests something befell.
+    faults: usize,
     rules: Vec<Rule>,
-    /// `None`: any.
-    graphs: Option<Vec<String>>,
-    /// What `/info` says besides.
-    revision: u64,
     /// New connections are closed before they carry anything.
     slams: bool,
     slow: Duration,
 }
-
-struct Stored {
-    now: Value,
-    versions: Vec<Value>,
-}
-
-/// A status, headers and a body.
-struct Reply(u16, Vec<(&'static str, String)>, String);
 
 impl Double {
     pub async fn start() -> Self {
@@ -248,17 +242,19 @@ impl Double {
 
     /// A restart of a server that keeps everything in memory.
     pub fn lose_all(&self) {
-        self.state().assistants.clear();
+        let mut state = self.state();
+        let lost = std::mem::take(&mut state.api.assistants);
+        state.api.lost.extend(lost.into_values());
     }
 
     /// From now on `/info` says something else.
     pub fn deploy(&self) {
-        self.state().revision += 1;
+        self.state().api.revision += 1;
     }
 
     /// No other graphs than these.
     pub fn know_only(&self, graphs: &[&str]) {
-        self.state().graphs = Some(graphs.iter().map(ToString::to_string).collect());
+        self.state().api.graphs = Some(graphs.iter().map(ToString::to_string).collect());
     }
 
     // What it saw.
@@ -319,6 +315,7 @@ impl Double {
 
     pub fn assistant(&self, id: Uuid) -> Option<Value> {
         self.state()
+            .api
             .assistants
             .get(&id)
             .map(|stored| stored.now.clone())
@@ -327,6 +324,7 @@ impl Double {
     pub fn assistants(&self) -> Vec<Value> {
         let state = self.state();
         state
+            .api
             .assistants
             .values()
             .map(|stored| stored.now.clone())
@@ -343,63 +341,45 @@ impl Double {
         self.history(id).len()
     }
 
+    /// The versions of all that it has, or has ever lost.
+    pub fn histories(&self) -> Vec<Vec<Value>> {
+        let state = self.state();
+        let all = state.api.assistants.values().chain(&state.api.lost);
+        all.map(|stored| stored.versions.clone()).collect()
+    }
+
+    /// How many requests something befell.
+    pub fn faults(&self) -> usize {
+        self.state().faults
+    }
+
     /// All its versions, the oldest first.
     pub fn history(&self, id: Uuid) -> Vec<Value> {
         let state = self.state();
-        let stored = state.assistants.get(&id);
+        let stored = state.api.assistants.get(&id);
         stored.map_or_else(Vec::new, |stored| stored.versions.clone())
-    }
-
-    /// Puts what it has where [`TestDatabase::differences`] looks for it, as if a worker of that place had written it.
-    pub async fn copy_to(&self, db: &TestDatabase) {
-        self.copy_but_for(Uuid::nil(), db).await;
-    }
-
-    /// The same, where this one is somebody else's.
-    pub async fn copy_but_for(&self, foreign: Uuid, db: &TestDatabase) {
-        let mut all = self.assistants();
-        all.retain(|assistant| assistant["assistant_id"] != json!(foreign));
-        for assistant in &mut all {
-            let mirrored = assistant["config"]["configurable"].clone();
-            if assistant["context"] == mirrored {
-                assistant["context"] = json!({});
-            }
-            if assistant["description"] == "" {
-                assistant["description"] = Value::Null;
-            }
-            object_mut(&mut assistant["metadata"]).retain(|_, value| !value.is_null());
-        }
-        let statement = "insert into langgraph_server.assistants (id, graph_id, config, context, metadata, name, description, version)
-            select a->>'assistant_id', a->>'graph_id', a->'config', a->'context', a->'metadata', a->>'name', a->>'description',
-              (a->>'version')::int
-            from jsonb_array_elements($1::text::jsonb) as a";
-        let rows = Value::Array(all).to_string();
-        let copying = async {
-            db.client
-                .batch_execute("begin; delete from langgraph_server.assistants")
-                .await?;
-            db.client.execute(statement, &[&rows]).await?;
-            db.client.batch_execute("commit").await
-        };
-        copying.await.expect("copied");
     }
 
     /// Somebody else makes or replaces an assistant.
     pub fn put(&self, id: Uuid, body: Value) {
         let made = create(id, object(&body));
-        self.state().assistants.insert(id, made);
+        self.state().api.assistants.insert(id, made);
     }
 
     /// Somebody else changes one.
     pub fn patch(&self, id: Uuid, body: Value) {
         let mut state = self.state();
-        let stored = state.assistants.get_mut(&id).expect("it is there");
+        let stored = state.api.assistants.get_mut(&id).expect("it is there");
         stored.patch(&object(&body));
     }
 
     /// Somebody else deletes one.
     pub fn delete(&self, id: Uuid) {
-        self.state().assistants.remove(&id).expect("it is there");
+        self.state()
+            .api
+            .assistants
+            .remove(&id)
+            .expect("it is there");
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -480,7 +460,7 @@ impl Shared {
             (state.fault(&seen), state.slow)
         };
         tokio::time::sleep(slow).await;
-        let done = || self.state().handle(&seen);
+        let done = || self.state().api.handle(&seen);
         Some(match fault {
             None => done(),
             Some(Fault::Answer(status, headers, body)) => Reply(status, headers, body),
@@ -500,6 +480,15 @@ impl Shared {
             Some(Fault::HoldAfter) => {
                 let reply = done();
                 self.hold().await;
+                reply
+            }
+            Some(Fault::Later(pause)) => {
+                tokio::time::sleep(pause).await;
+                done()
+            }
+            Some(Fault::AnswerLater(pause)) => {
+                let reply = done();
+                tokio::time::sleep(pause).await;
                 reply
             }
             Some(Fault::AnotherId) => {
@@ -535,235 +524,11 @@ impl State {
                 Some(left) => rule.skip = left,
                 None => {
                     rule.times = rule.times.saturating_sub(1);
+                    self.faults += 1;
                     return Some(rule.fault.clone());
                 }
             }
         }
         None
     }
-
-    fn handle(&mut self, seen: &Seen) -> Reply {
-        let body = &seen.body;
-        let path: Vec<&str> = seen.path.trim_matches('/').split('/').collect();
-        match (seen.method.as_str(), path.as_slice()) {
-            ("GET", ["ok"]) => ok(&json!({"ok": true})),
-            ("GET", ["info"]) => ok(&json!({
-                "version": "0.16.7", "langgraph_py_version": "1.2.22", "flags": {"assistants": true},
-                "host": {"kind": "self-hosted", "revision_id": self.revision},
-            })),
-            ("POST", ["assistants"]) => self.create(&object(body)),
-            ("POST", ["assistants", "search"]) => self.search(&object(body)),
-            ("POST", ["assistants", "count"]) => ok(&json!(self.matching(&object(body)).len())),
-            (method, ["assistants", id, rest @ ..]) => match Uuid::try_parse(id) {
-                Ok(id) => self.one(method, id, rest, body),
-                Err(_) => detail(422, "Invalid assistant ID: must be a UUID"),
-            },
-            _ => detail(404, "Not Found"),
-        }
-    }
-
-    fn one(&mut self, method: &str, id: Uuid, rest: &[&str], body: &Value) -> Reply {
-        let missing = || detail(404, &format!("Assistant with ID {id} not found"));
-        match (method, rest) {
-            ("GET", []) => match self.assistants.get(&id) {
-                Some(stored) => ok(&stored.now),
-                None => detail(404, "Not Found"),
-            },
-            ("PATCH", []) => {
-                let body = object(body);
-                if let Some(wrong) = wrong(&body).or_else(|| self.unknown_graph(&body)) {
-                    return wrong;
-                }
-                if body.get("description").is_some_and(Value::is_null) {
-                    return detail(422, r#"null is not of type "string""#);
-                }
-                match self.assistants.get_mut(&id) {
-                    Some(stored) => {
-                        stored.patch(&body);
-                        ok(&stored.now)
-                    }
-                    None => missing(),
-                }
-            }
-            ("DELETE", []) => match self.assistants.remove(&id) {
-                Some(_) => Reply(204, Vec::new(), String::new()),
-                None => missing(),
-            },
-            ("POST", ["versions"]) => match self.assistants.get(&id) {
-                Some(stored) => ok(&stored.versions.iter().rev().cloned().collect()),
-                None => missing(),
-            },
-            _ => detail(405, "Method Not Allowed"),
-        }
-    }
-
-    fn create(&mut self, body: &Map<String, Value>) -> Reply {
-        if let Some(wrong) = wrong(body).or_else(|| self.unknown_graph(body)) {
-            return wrong;
-        }
-        if !body.contains_key("graph_id") {
-            return detail(422, r#""graph_id" is a required property"#);
-        }
-        let id = body.get("assistant_id").and_then(Value::as_str);
-        let id = id.map_or_else(Uuid::new_v4, |id| Uuid::try_parse(id).expect("a uuid"));
-        if let Some(stored) = self.assistants.get(&id) {
-            return match body.get("if_exists").and_then(Value::as_str) {
-                Some("do_nothing") => ok(&stored.now),
-                _ => detail(409, &format!("Assistant {id} already exists")),
-            };
-        }
-        let made = create(id, body.clone());
-        let reply = ok(&made.now);
-        self.assistants.insert(id, made);
-        reply
-    }
-
-    fn unknown_graph(&self, body: &Map<String, Value>) -> Option<Reply> {
-        let (known, graph) = (self.graphs.as_ref()?, body.get("graph_id")?.as_str()?);
-        let is_known = known.iter().any(|known| known == graph);
-        (!is_known).then(|| {
-            detail(
-                404,
-                &format!("Graph '{graph}' not found. Expected one of: {known:?}"),
-            )
-        })
-    }
-
-    fn matching(&self, body: &Map<String, Value>) -> Vec<&Value> {
-        let metadata = body.get("metadata").and_then(Value::as_object);
-        let contains = |assistant: &Value| {
-            let mut wanted = metadata.into_iter().flatten();
-            wanted.all(|(key, value)| assistant["metadata"].get(key) == Some(value))
-        };
-        let all = self.assistants.values().map(|stored| &stored.now);
-        all.filter(|assistant| contains(assistant)).collect()
-    }
-
-    fn search(&self, body: &Map<String, Value>) -> Reply {
-        let number = |name: &str, default: u64| {
-            let number = body.get(name).and_then(Value::as_u64).unwrap_or(default);
-            usize::try_from(number).expect("small")
-        };
-        let found = self.matching(body).into_iter();
-        let page: Vec<&Value> = found
-            .skip(number("offset", 0))
-            .take(number("limit", 10))
-            .collect();
-        ok(&json!(page))
-    }
-}
-
-/// What the official server refuses.
-fn wrong(body: &Map<String, Value>) -> Option<Reply> {
-    let full = |value: Option<&Value>| {
-        value
-            .and_then(Value::as_object)
-            .is_some_and(|o| !o.is_empty())
-    };
-    let configurable = body
-        .get("config")
-        .and_then(|config| config.get("configurable"));
-    if full(configurable) && full(body.get("context")) {
-        return Some(detail(400, "Cannot specify both configurable and context."));
-    }
-    let typed = [
-        ("config", "object"),
-        ("context", "object"),
-        ("metadata", "object"),
-        ("name", "string"),
-        ("graph_id", "string"),
-    ];
-    typed.iter().find_map(|(name, kind)| {
-        let value = body.get(*name)?;
-        let fits = if *kind == "object" {
-            value.is_object()
-        } else {
-            value.is_string()
-        };
-        (!fits).then(|| detail(422, &format!("{value} is not of type \"{kind}\"")))
-    })
-}
-
-fn create(id: Uuid, body: Map<String, Value>) -> Stored {
-    let now = now();
-    let mut stored = Stored {
-        now: json!({
-            "assistant_id": id, "graph_id": null, "config": {}, "context": {}, "metadata": {}, "name": "Untitled",
-            "description": null, "version": 0, "created_at": now, "updated_at": now,
-        }),
-        versions: Vec::new(),
-    };
-    stored.patch(&body);
-    stored.now["updated_at"] = stored.now["created_at"].clone();
-    stored
-}
-
-impl Stored {
-    fn patch(&mut self, body: &Map<String, Value>) {
-        let stored = &mut self.now;
-        for field in ["graph_id", "name", "description"] {
-            if let Some(value) = body.get(field) {
-                stored[field] = value.clone();
-            }
-        }
-        if let Some(Value::Object(metadata)) = body.get("metadata") {
-            object_mut(&mut stored["metadata"]).extend(metadata.clone());
-        }
-        // As a server does whose JSON went through protobuf: all numbers are doubles, and what is empty is gone.
-        if let Some(Value::Object(config)) = body.get("config")
-            && !config.is_empty()
-        {
-            let kept = config
-                .iter()
-                .filter(|(_, value)| **value != json!({}) && **value != json!([]));
-            stored["config"] = kept
-                .map(|(key, value)| (key.clone(), plain(value)))
-                .collect();
-            let configurable = stored["config"].get("configurable").cloned();
-            stored["context"] = configurable.unwrap_or_else(|| json!({}));
-        }
-        if let Some(context) = body.get("context") {
-            stored["context"] = plain(context);
-            stored["config"]["configurable"] = plain(context);
-        }
-        let version = self.versions.len() + 1;
-        stored["version"] = json!(version);
-        stored["updated_at"] = json!(now());
-        self.versions.push(stored.clone());
-    }
-}
-
-fn plain(value: &Value) -> Value {
-    match value {
-        Value::Object(fields) => fields
-            .iter()
-            .map(|(key, value)| (key.clone(), plain(value)))
-            .collect(),
-        Value::Array(items) => items.iter().map(plain).collect(),
-        Value::Number(number) => {
-            let double: f64 = number.to_string().parse().expect("a number");
-            Number::from_f64(double).map_or(Value::Null, Value::Number)
-        }
-        other => other.clone(),
-    }
-}
-
-fn ok(body: &Value) -> Reply {
-    Reply(StatusCode::OK.as_u16(), Vec::new(), body.to_string())
-}
-
-fn detail(status: u16, detail: &str) -> Reply {
-    Reply(status, Vec::new(), json!({ "detail": detail }).to_string())
-}
-
-fn object(value: &Value) -> Map<String, Value> {
-    value.as_object().cloned().unwrap_or_default()
-}
-
-fn object_mut(value: &mut Value) -> &mut Map<String, Value> {
-    value.as_object_mut().expect("an object")
-}
-
-fn now() -> String {
-    OffsetDateTime::now_utc().format(&Rfc3339).expect("a time")
 }

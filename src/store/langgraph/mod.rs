@@ -9,6 +9,7 @@
 mod answer;
 mod body;
 mod gate;
+mod reply;
 mod transport;
 mod watch;
 
@@ -31,7 +32,8 @@ use crate::ids::{AssistantId, SYSTEM};
 use crate::plan::Existing;
 use crate::retry::{self, Backoff};
 use answer::Assistant;
-use transport::{FIRST_PAUSE, Failure, LONGEST_PAUSE, Reply, Transport};
+use reply::Reply;
+use transport::{FIRST_PAUSE, Failure, LONGEST_PAUSE, Transport};
 
 /// How often a write is tried before the agent has to wait: with a look in between.
 const ATTEMPTS: u32 = 3;
