@@ -78,6 +78,8 @@ async fn a_worker_that_may_read_and_not_write_says_so_once_and_loses_nothing() {
     let agents = [db.agent("a").await, db.agent("b").await];
     let running = setting.running(&[]);
     running.line("Startup sync summary").await;
+    // What announced the two, too.
+    setting.converged().await;
     server.always("PATCH", "", Fault::detail(403, "Forbidden"));
     db.execute("update public.agents set system_prompt = 'edited'")
         .await;
