@@ -1,6 +1,6 @@
 //! Commands and flags.
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 
 use crate::scope::Scope;
 
@@ -21,14 +21,7 @@ pub enum Command {
     #[default]
     Serve,
     /// Look at every agent of a scope once, sync what differs, and end
-    Sync {
-        /// `all`, or `org:<uuid>[,org:<uuid>...]`. If not given: AGENT_SYNC_SCOPE, and all that have an assistant already
-        #[arg(long)]
-        scope: Option<Scope>,
-        /// Remove what has to be removed, however much it is, and let go what is held
-        #[arg(long)]
-        allow_removals: bool,
-    },
+    Sync(SyncFlags),
     /// Install or upgrade what the worker needs in the database
     Migrate {
         /// Write the SQL to standard output instead, fit for supabase/migrations/<timestamp>_agent_sync.sql
@@ -45,4 +38,14 @@ pub enum Command {
         #[arg(long, value_name = "URL")]
         langgraph: Option<String>,
     },
+}
+
+#[derive(Debug, Clone, Default, Args)]
+pub struct SyncFlags {
+    /// `all`, or `org:<uuid>[,org:<uuid>...]`. If not given: AGENT_SYNC_SCOPE, and all that have an assistant already
+    #[arg(long)]
+    pub scope: Option<Scope>,
+    /// Remove what has to be removed, however much it is, and let go what is held
+    #[arg(long)]
+    pub allow_removals: bool,
 }

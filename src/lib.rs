@@ -19,7 +19,8 @@
 //!
 //! | module | what it owns |
 //! |---|---|
-//! | [`cli`], [`config`], [`telemetry`] | commands; environment → [`config::Config`]; logs |
+//! | [`cli`], [`config`], [`telemetry`] | commands and flags; environment → [`config::Config`]; logs |
+//! | [`commands`] | what each command does, and its exit code |
 //! | [`scope`] | which agents the startup pass takes |
 //! | [`worker`] | what runs, and the order of starting and of shutting down |
 //! | [`pass`] | looks at every agent of a scope: the startup pass, the resync, `agent-sync sync` |
@@ -46,6 +47,7 @@ pub mod agent;
 pub mod assistant;
 pub mod changes;
 pub mod cli;
+pub mod commands;
 pub mod config;
 pub mod database;
 pub mod demo;

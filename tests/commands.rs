@@ -173,7 +173,7 @@ async fn help_and_version() {
         run(&["--version"], &[]).await.stdout,
         format!("agent-sync {}\n", env!("CARGO_PKG_VERSION"))
     );
-    assert_eq!(run(&["nonsense"], &[]).await.code, Some(2));
+    assert_eq!(run(&["nonsense"], &[]).await.code, Some(64));
 }
 
 #[tokio::test]
