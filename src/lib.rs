@@ -51,6 +51,7 @@ pub mod commands;
 pub mod config;
 pub mod database;
 pub mod demo;
+pub mod diff;
 pub mod doorbell;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
