@@ -36,6 +36,7 @@
 //! | [`removals`] | the guard that holds removals when they are suspiciously many |
 //! | [`ledger`] | which assistants are ours |
 //! | [`store`] | where assistants live: the runtime's Postgres table, a LangGraph server, or memory |
+//! | [`status`] | how an installation is, in one word and why: `agent-sync status`, `/status` |
 //! | [`write_back`] | `public.agents.langgraph_assistant_id` |
 //! | [`database`] | connecting, the pool, transactions, migrations |
 //! | [`demo`] | a throw-away Postgres with a believable data set |
@@ -66,6 +67,7 @@ pub mod removals;
 pub mod retry;
 pub mod scope;
 pub mod source;
+pub mod status;
 pub mod store;
 pub mod syncer;
 pub mod telemetry;

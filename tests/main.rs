@@ -44,6 +44,7 @@ mod secrets;
 mod server;
 mod source;
 mod startup_pass;
+mod status;
 mod store;
 mod streams;
 mod tenants;

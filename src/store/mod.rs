@@ -438,7 +438,7 @@ impl Assistant {
 }
 
 /// RFC 3339 with microseconds, unless they are zero, and `+00:00`, as the official server writes it.
-fn timestamp(at: OffsetDateTime) -> String {
+pub(crate) fn timestamp(at: OffsetDateTime) -> String {
     let at = at.to_offset(time::UtcOffset::UTC);
     let written = match at.microsecond() {
         0 => at.format(format_description!(
