@@ -22,6 +22,12 @@ pub enum Command {
     Serve,
     /// Look at every agent of a scope once, sync what differs, and end
     Sync(SyncFlags),
+    /// Say how the installation is: connection, triggers, outbox, agents by state. Exit code 0: healthy; 2: not; 1: it cannot be told
+    Status {
+        /// As JSON, as the admin server's /status has it
+        #[arg(long)]
+        json: bool,
+    },
     /// Install or upgrade what the worker needs in the database
     Migrate {
         /// Write the SQL to standard output instead, fit for supabase/migrations/<timestamp>_agent_sync.sql

@@ -5,6 +5,7 @@ use agent_sync::database::Database;
 use agent_sync::status::{Health, Listener, Running, Status, Subject, Worker};
 use serde_json::{Value, json};
 
+use crate::support::binary::run;
 use crate::support::{TestDatabase, TestWorker, eventually, uuid};
 
 fn subject(variables: &[(&str, &str)]) -> Subject {
@@ -172,4 +173,68 @@ async fn what_cannot_be_found_out_is_null_and_the_reason_is_told() {
         (&json!("broken"), &json!(0))
     );
     assert!(said.to_string().contains("agent-sync migrate"), "{said}");
+}
+
+#[tokio::test]
+async fn the_command_says_it_in_its_exit_code_too() {
+    let ended = run(&["status"], &[]).await;
+    assert_eq!(ended.code, Some(64), "{ended:?}");
+    let away = ("DATABASE_URL", "postgresql://u:canary@127.0.0.1:1/db");
+    for arguments in [&["status"][..], &["status", "--json"]] {
+        let ended = run(arguments, &[away]).await;
+        assert_eq!(ended.code, Some(1), "{ended:?}");
+        assert!(ended.stdout.contains("broken") && !ended.stdout.contains("canary"));
+    }
+
+    let db = TestDatabase::new().await;
+    let worker = TestWorker::start(&db, &[]).await;
+    let own = [("DATABASE_URL", db.url.as_str())];
+    eventually("the command says that it is healthy", || async {
+        let ended = run(&["status", "--json"], &own).await;
+        let said: Value = serde_json::from_str(&ended.stdout).expect("json");
+        match (ended.code, &said["health"]) {
+            (Some(0), health) if health == "healthy" => Ok(()),
+            _ => Err(format!("{ended:?}")),
+        }
+    })
+    .await;
+    worker.stop().await;
+    eventually("the command says that no worker is there", || async {
+        let ended = run(&["status"], &own).await;
+        match ended.stdout.contains("no worker is connected") && ended.code == Some(2) {
+            true => Ok(()),
+            false => Err(format!("{ended:?}")),
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_takes_too_long_costs_nothing_else_its_answer() {
+    let db = TestDatabase::for_role(crate::support::database::Role::Worker).await;
+    db.execute("insert into agent_sync.outbox (source, key, changed_at) values ('agents', null, now() - interval '1 hour')")
+        .await;
+    let holder = db.connect().await;
+    holder
+        .batch_execute("begin; lock table agent_sync.ledger")
+        .await
+        .expect("locked");
+    let said = Status::gather(
+        &subject(&[(config::DATABASE_URL, &db.url)]),
+        Some(running()),
+    )
+    .await;
+    assert_eq!(
+        (said.agents, said.troubled.len(), said.health),
+        (None, 0, Health::Degraded)
+    );
+    assert_eq!(said.outbox.expect("told").depth, 1);
+    assert_eq!(said.triggers.expect("told").expected, 20);
+    let reasons = said.reasons.join("\n");
+    for reason in [
+        "the ledger cannot be looked at: canceling statement due to lock timeout",
+        "1 change waiting, the oldest for 1 h",
+    ] {
+        assert!(reasons.contains(reason), "{reasons}");
+    }
 }

@@ -3,6 +3,7 @@
 
 mod migrate;
 mod serve;
+mod status;
 mod sync;
 mod uninstall;
 
@@ -78,6 +79,7 @@ pub async fn run(
     match command {
         Command::Serve => serve::run(config).await,
         Command::Sync(flags) => sync::run(config, flags).await,
+        Command::Status { json } => status::run(&config, json).await,
         Command::Migrate { .. } => migrate::run(&config).await,
         // Printed before anything was configured.
         Command::Roles => Ok(Exit::Well),

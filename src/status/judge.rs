@@ -1,7 +1,7 @@
 //! One word for how things are, and why (pure).
 
 use super::gather::{Answers, Schema};
-use super::{Agents, Health, Listener, Outbox, Running, Worker};
+use super::{Agents, COUNTED, Health, Listener, Outbox, Running, Worker};
 use crate::config::MAX_REMOVALS;
 use crate::database::{Error, migrations};
 
@@ -192,15 +192,26 @@ fn waiting(said: &mut Said, outbox: &Outbox) {
     if let Some(age) = outbox.oldest_age_seconds
         && age > LATE_SECONDS
     {
-        let (more, depth) = (at_least(outbox.at_least), outbox.depth);
+        let (changes, age) = (outbox.changes(), duration(age));
         said.say(
             Health::Degraded,
-            format!(
-                "{more}{} waiting, the oldest for {}",
-                counted(depth, "change is", "changes are"),
-                duration(age)
-            ),
+            format!("{changes} waiting, the oldest for {age}"),
         );
+    }
+}
+
+impl Outbox {
+    pub(super) fn changes(&self) -> String {
+        let changes = counted(self.depth, "change", "changes");
+        format!("{}{changes}", self.at_least(self.depth))
+    }
+
+    /// What to say before one of its numbers.
+    pub(super) fn at_least(&self, number: i64) -> &'static str {
+        match self.at_least && usize::try_from(number).is_ok_and(|number| number >= COUNTED) {
+            true => "at least ",
+            false => "",
+        }
     }
 }
 
@@ -234,13 +245,6 @@ fn troubled(said: &mut Said, agents: &Agents) {
     }
 }
 
-pub(super) fn at_least(more: bool) -> &'static str {
-    match more {
-        true => "at least ",
-        false => "",
-    }
-}
-
 pub(super) fn counted(number: i64, one: &str, many: &str) -> String {
     match number {
         1 => format!("1 {one}"),
@@ -256,7 +260,44 @@ pub(super) fn duration(seconds: f64) -> String {
     match (days, hours, minutes) {
         (0, 0, 0) => format!("{whole} s"),
         (0, 0, minutes) => format!("{minutes} min"),
+        (0, hours, 0) => format!("{hours} h"),
         (0, hours, minutes) => format!("{hours} h {minutes} min"),
+        (days, 0, _) => format!("{days} d"),
         (days, hours, _) => format!("{days} d {hours} h"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_are_told_in_two_units_at_most() {
+        for (seconds, said) in [
+            (-1.0, "0 s"),
+            (59.9, "59 s"),
+            (60.0, "1 min"),
+            (3600.0, "1 h"),
+            (3_660.0, "1 h 1 min"),
+            (86_400.0, "1 d"),
+            (90_061.0, "1 d 1 h"),
+        ] {
+            assert_eq!(duration(seconds), said);
+        }
+    }
+
+    #[test]
+    fn the_worst_is_said_first_and_is_the_word_for_all() {
+        let mut said = Said::default();
+        said.say(Health::Degraded, "a");
+        said.say(Health::Broken, "b");
+        said.say(Health::Degraded, "c");
+        let worst = (Health::Broken, vec!["b", "a", "c"]);
+        let (health, reasons) = said.sum();
+        assert_eq!(
+            (health, reasons.iter().map(String::as_str).collect()),
+            worst
+        );
+        assert_eq!(Said::default().sum(), (Health::Healthy, Vec::new()));
     }
 }

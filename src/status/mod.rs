@@ -5,6 +5,7 @@
 
 mod gather;
 mod judge;
+mod text;
 
 use std::time::Duration;
 
