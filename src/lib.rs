@@ -41,9 +41,11 @@
 //! | [`database`] | connecting, the pool, transactions, migrations |
 //! | [`demo`] | a throw-away Postgres with a believable data set |
 //! | `fuzzing` | what must hold whatever bytes come in; for tests and `make fuzz` only |
+//! | [`activity`] | what the worker is doing: the last syncs, and the last hour |
 //! | [`ids`], [`retry`], [`readiness`] | what several of these share |
 
 pub mod access;
+pub mod activity;
 pub mod agent;
 pub mod assistant;
 pub mod changes;

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tokio_postgres::Transaction;
 use tokio_postgres::types::Type;
 use tracing::warn;
@@ -15,9 +16,10 @@ use crate::source::Shape;
 use crate::sql;
 
 /// Changes that name an agent, locked for this transaction.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Claimed {
-    /// By agent: the rows, and how long ago the edits in them were made.
+    pub at: Instant,
+    /// By agent: the rows, and how long before that the edits in them were made.
     pub changes: BTreeMap<AgentId, Vec<Change>>,
     /// Rows that name no agent there could be.
     pub senseless: Vec<i64>,
@@ -33,6 +35,18 @@ pub struct Change {
     pub age: Duration,
     /// The retry of a failed agent: nobody rang for it.
     pub retry: bool,
+}
+
+impl Default for Claimed {
+    fn default() -> Self {
+        Self {
+            at: Instant::now(),
+            changes: BTreeMap::new(),
+            senseless: Vec::new(),
+            many: false,
+            turn: None,
+        }
+    }
 }
 
 impl Claimed {

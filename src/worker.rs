@@ -16,10 +16,12 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use crate::access::Access;
+use crate::activity::Activity;
 use crate::changes::{self, listener};
 use crate::config::{self, Config, Limits, Tenancy};
 use crate::database::migrations::{self, Left};
 use crate::database::{Database, DatabaseUrl, Error};
+use crate::http::admin::events::Events;
 use crate::http::api::{Api, Served};
 use crate::http::assistants::Assistants;
 use crate::http::auth::Authenticator;
@@ -102,14 +104,18 @@ impl Worker {
         let tasks = TaskTracker::new();
         let database = config.database.as_ref().map(Database::new);
         let place = place(&config);
-        let syncer = database
-            .clone()
-            .map(|database| Arc::new(syncer(&config, database, place.clone())));
+        let activity = Arc::new(Activity::default());
+        let syncer = database.clone().map(|database| {
+            let syncer = syncer(&config, database, place.clone());
+            Arc::new(syncer.telling(activity.clone()))
+        });
 
         let admin_api = http::admin::Admin {
             readiness: readiness.clone(),
             database: database.clone(),
             place: place.clone(),
+            events: Events::new(activity.clone(), shutdown.clone()),
+            activity,
         };
         // Of its own: an attack on the API makes no probe fail.
         let limits = Limits {

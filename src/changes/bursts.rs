@@ -121,9 +121,7 @@ mod tests {
         let changes = ages_ms.iter().enumerate().map(change).collect();
         Claimed {
             changes: [(AGENT, changes)].into(),
-            senseless: Vec::new(),
-            many: false,
-            turn: None,
+            ..Claimed::default()
         }
     }
 

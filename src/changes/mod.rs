@@ -17,7 +17,7 @@ use crate::outbox::{self, Order};
 use crate::readiness::Readiness;
 use crate::retry::Backoff;
 use crate::source::Shape;
-use crate::syncer::Syncer;
+use crate::syncer::{Origin, Syncer};
 use bursts::Bursts;
 use pace::Consequence;
 
@@ -254,7 +254,8 @@ async fn drain_batch(
         .map(|(agent, _)| *agent);
     bursts.synced(synced, Instant::now());
     let ending = async {
-        syncer.committed(client, &batch).await;
+        let origin = Origin::of_claimed(&claimed);
+        syncer.committed(client, &batch, origin).await;
         Ok(())
     };
     syncer.step(ending).await?;

@@ -11,6 +11,8 @@ pub struct Exchange {
     streamed: AtomicBool,
     /// Whether closing the connection now would pass for the end of the answer.
     looks_whole: AtomicBool,
+    /// Whether nobody misses the rest of the answer.
+    may_be_cut: AtomicBool,
 }
 
 impl Exchange {
@@ -18,6 +20,7 @@ impl Exchange {
     pub fn begins(&self, has_body: bool) {
         self.unread.store(has_body, Ordering::Relaxed);
         self.streamed.store(false, Ordering::Relaxed);
+        self.may_be_cut.store(false, Ordering::Relaxed);
     }
 
     /// All of the request has come.
@@ -34,6 +37,15 @@ impl Exchange {
         self.streamed.store(true, Ordering::Relaxed);
         self.looks_whole
             .store(ends_with_connection, Ordering::Relaxed);
+    }
+
+    /// The answer has no end of its own: whoever takes it can do without what is to come.
+    pub fn may_be_cut(&self) {
+        self.may_be_cut.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_cuttable(&self) -> bool {
+        self.may_be_cut.load(Ordering::Relaxed)
     }
 
     pub fn is_streamed(&self) -> bool {

@@ -36,8 +36,9 @@ pub use body::{Body, read_json};
 pub use cors::Cors;
 pub use server::serve;
 
-/// What we made ourselves is there as a whole; what another server makes comes bit by bit.
-pub type Answer = Response<Either<Full<Bytes>, upstream::Streamed>>;
+/// What we made ourselves is there as a whole; what another server makes, or what has yet to happen, comes bit by bit.
+pub type Answer = Response<Either<Full<Bytes>, Bits>>;
+pub type Bits = Either<upstream::Streamed, admin::events::EventStream>;
 
 /// Who sent a request: the other end of its connection, in its extensions.
 #[derive(Debug, Clone, Copy)]

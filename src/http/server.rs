@@ -16,6 +16,7 @@ use hyper::service::service_fn;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument, debug, error_span, warn};
@@ -50,6 +51,9 @@ struct Server<H> {
     requests: Arc<Slots>,
     shutdown: CancellationToken,
 }
+
+/// How long the client of an answer without an end may take for what was on its way when the server stops.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// The connection was closed in favour of another one, just as its client went on.
 #[derive(Debug, thiserror::Error)]
@@ -118,8 +122,11 @@ impl<H: Handle> Server<H> {
                     exchange.streams(false);
                     let _ = tunnel.set(through);
                 }
-                (None, Either::Right(streamed)) => {
+                (None, Either::Right(Either::Left(streamed))) => {
                     streamed.begins(version, slot.clone(), exchange.clone());
+                }
+                (None, Either::Right(Either::Right(events))) => {
+                    events.begins(slot.clone(), exchange.clone());
                 }
                 (None, Either::Left(_)) => {
                     if exchange.is_unread() {
@@ -156,7 +163,10 @@ impl<H: Handle> Server<H> {
             () = slot.gave_way() => return debug!("an idle connection gave way to a newer one"),
             () = self.shutdown.cancelled() => {
                 connection.as_mut().graceful_shutdown();
-                connection.await
+                match exchange.is_cuttable() {
+                    true => timeout(LAST_WORDS, connection).await.unwrap_or(Ok(())),
+                    false => connection.await,
+                }
             }
         };
         if let Err(e) = ended {

@@ -21,7 +21,7 @@ use super::decide::{self, Existence};
 use super::lease::{self, Lease};
 use super::reach::{Reach, is_in_scope, shared_scope};
 use super::work::Work;
-use super::{Batch, Entrance, Syncer};
+use super::{Batch, Entrance, Origin, Syncer};
 use crate::database::{DEADLINE, Error, Fault, begin};
 use crate::ids::{AgentId, AssistantId, SYSTEM};
 use crate::ledger;
@@ -74,6 +74,7 @@ impl Syncer {
         target: Target<'_>,
         agents: &[AgentId],
         entrance: Entrance<'_>,
+        origin: Origin<'_>,
     ) -> Result<Batch, Error> {
         let mut batch = Batch::default();
         for agents in agents.chunks(BATCH) {
@@ -85,8 +86,8 @@ impl Syncer {
                 let lease = self.lease(&rest).await?;
                 rest.retain(|agent| !lease.agents.contains(agent));
                 if !lease.agents.is_empty() {
-                    let part = self.push(target, lease, None, entrance).await?;
-                    self.finish(&part).await?;
+                    let part = self.push(target, lease, entrance, origin).await?;
+                    self.finish(&part, origin).await?;
                     batch.add(part);
                 }
                 if rest.is_empty() || Instant::now() > deadline {
@@ -99,7 +100,7 @@ impl Syncer {
                 let part = self
                     .put_off(rest.iter().map(|agent| (*agent, passing())))
                     .await?;
-                self.finish(&part).await?;
+                self.finish(&part, origin).await?;
                 batch.add(part);
             }
         }
@@ -119,8 +120,8 @@ impl Syncer {
             Ok(lease)
         };
         let lease = self.step(taking).await?;
-        self.push(target, lease, Some(claimed), Entrance::Change)
-            .await
+        let origin = Origin::of_claimed(claimed);
+        self.push(target, lease, Entrance::Change, origin).await
     }
 
     /// For somebody who waits for an agent that is being synced. `None`: for too long.
@@ -202,12 +203,12 @@ impl Syncer {
         &self,
         target: Target<'_>,
         lease: Lease,
-        claimed: Option<&Claimed>,
         entrance: Entrance<'_>,
+        origin: Origin<'_>,
     ) -> Result<Batch, Error> {
         let mut left: HashSet<AgentId> = lease.agents.iter().copied().collect();
         // It may take longer than a term.
-        let pushing = Box::pin(self.push_held(target, &lease, entrance, &mut left));
+        let pushing = Box::pin(self.push_held(target, &lease, entrance, origin, &mut left));
         let pushed = tokio::select! {
             pushed = pushing => pushed,
             never = self.keep(&lease) => never,
@@ -222,7 +223,7 @@ impl Syncer {
             let ending = async {
                 let mut client = self.database.client().await?;
                 let tx = begin(&mut client).await?;
-                if let Some(claimed) = claimed {
+                if let Some(claimed) = origin.claimed {
                     outbox::settle(&tx, claimed, |agent| done.contains(&agent)).await?;
                 }
                 lease.give_back(&tx).await?;
@@ -263,6 +264,7 @@ impl Syncer {
         target: Target<'_>,
         lease: &Lease,
         entrance: Entrance<'_>,
+        origin: Origin<'_>,
         left: &mut HashSet<AgentId>,
     ) -> Result<Batch, Error> {
         let mut batch = Batch::default();
@@ -315,17 +317,17 @@ impl Syncer {
                 }
             };
             // What was done is done.
-            self.finish(&batch).await?;
+            self.finish(&batch, origin).await?;
             return Err(error);
         }
         Ok(batch)
     }
 
-    /// Logs and writes back what was done.
-    async fn finish(&self, batch: &Batch) -> Result<(), Error> {
+    /// Tells of what was done, and writes back.
+    async fn finish(&self, batch: &Batch, origin: Origin<'_>) -> Result<(), Error> {
         self.step(async {
             let mut client = self.database.client().await?;
-            self.committed(&mut client, batch).await;
+            self.committed(&mut client, batch, origin).await;
             client.give_back();
             Ok(())
         })

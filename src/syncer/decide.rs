@@ -87,6 +87,14 @@ impl Seen {
             Some((*agent, named.as_deref()))
         })
     }
+
+    /// What active agents are called.
+    pub fn names(&self) -> impl Iterator<Item = (AgentId, &str)> {
+        self.contents.iter().filter_map(|(agent, active)| {
+            let active = active.as_ref().ok()?.as_ref()?;
+            Some((*agent, active.content.name.as_deref()?))
+        })
+    }
 }
 
 impl Syncer {

@@ -19,7 +19,10 @@ mod outcome;
 mod permission;
 mod reach;
 mod release;
+mod report;
 mod work;
+
+use std::sync::Arc;
 
 use deadpool_postgres::Transaction;
 use tokio::sync::Semaphore;
@@ -30,9 +33,11 @@ pub use outcome::{Batch, Outcome, Summary};
 pub use reach::stored_scope;
 use reach::{Reach, is_in_scope, shared_scope};
 pub use release::Released;
+pub use report::Origin;
 use work::Work;
 
 use crate::access::Access;
+use crate::activity::Activity;
 use crate::config::Settings;
 use crate::database::{Client, Database, Error, Fault, begin};
 use crate::doorbell::Doorbell;
@@ -58,6 +63,8 @@ pub struct Syncer {
     pub write_back: WriteBack,
     /// Wakes the change loop.
     pub doorbell: Doorbell,
+    /// Told of what was synced.
+    pub activity: Arc<Activity>,
     guard: Guard,
     settings: Settings,
     place: Place,
@@ -83,6 +90,14 @@ impl<'a> Entrance<'a> {
             Self::Pass | Self::Change => None,
         }
     }
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Pass => "pass",
+            Self::Change => "change",
+            Self::Request(_) => "request",
+        }
+    }
 }
 
 /// How far an attempt at a batch came before it failed.
@@ -100,6 +115,7 @@ impl Syncer {
             source: Source::default(),
             write_back,
             doorbell: Doorbell::default(),
+            activity: Arc::default(),
             guard: Guard::new(settings.max_removals),
             settings,
             place: Place::Table,
@@ -110,6 +126,11 @@ impl Syncer {
     /// The same, for assistants that live elsewhere.
     pub fn writing_to(self, place: Place) -> Self {
         Self { place, ..self }
+    }
+
+    /// The same, telling this one what was synced.
+    pub fn telling(self, activity: Arc<Activity>) -> Self {
+        Self { activity, ..self }
     }
 
     /// Where assistants live.
@@ -131,19 +152,20 @@ impl Syncer {
         agents: &[AgentId],
         entrance: Entrance<'_>,
     ) -> Result<Batch, Error> {
+        let origin = Origin::of(entrance);
         self.in_time(async {
             let _turn = match entrance {
                 Entrance::Request(_) => self.requests.acquire().await.ok(),
                 Entrance::Pass | Entrance::Change => None,
             };
             if let Some(target) = self.place.beyond() {
-                return self.sync_beyond(target, agents, entrance).await;
+                return self.sync_beyond(target, agents, entrance, origin).await;
             }
             let mut client = self.database.client().await?;
             let mut tx = begin(&mut client).await?;
             let batch = self.sync(&mut tx, agents, entrance).await?;
             tx.commit().await?;
-            self.committed(&mut client, &batch).await;
+            self.committed(&mut client, &batch, origin).await;
             client.give_back();
             Ok(batch)
         })
@@ -239,9 +261,9 @@ impl Syncer {
         Ok(batch)
     }
 
-    /// What follows the commit: the log, the bell, and the write-back on the same connection.
-    pub async fn committed(&self, client: &mut Client, batch: &Batch) {
-        batch.log();
+    /// What follows the commit: everybody is told, the bell rings, and the write-back, on the same connection.
+    pub async fn committed(&self, client: &mut Client, batch: &Batch, origin: Origin<'_>) {
+        self.tell(batch, &origin);
         match batch.objection {
             Some(objection) => self.guard.held(objection),
             None if batch
@@ -296,7 +318,14 @@ impl Syncer {
                 }
             }
         }
+        let names = seen.names().filter(|(agent, _)| {
+            let outcome = work.outcomes.get(agent);
+            outcome.is_some_and(Outcome::is_newsworthy)
+        });
         Batch {
+            names: names
+                .map(|(agent, name)| (agent, name.to_owned()))
+                .collect(),
             answer: work.given,
             objection: work.objection,
             outcomes: work.outcomes.into_iter().collect(),

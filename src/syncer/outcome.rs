@@ -1,5 +1,6 @@
 //! What became of the agents that were looked at.
 
+use std::collections::HashMap;
 use std::fmt;
 
 use tracing::{error, info, warn};
@@ -40,6 +41,8 @@ pub struct Batch {
     pub answer: Option<Answer>,
     /// Agents whose row does not name the assistant that it should, and which that is.
     pub(super) write_back: Vec<(AgentId, AssistantId)>,
+    /// What agents are called, as far as it is known, of which there is anything to tell.
+    pub(super) names: HashMap<AgentId, String>,
     /// Why removals did not happen.
     pub(super) objection: Option<Objection>,
     /// Something was put back into the outbox, to fall due soon.
@@ -67,6 +70,28 @@ impl Outcome {
         )
     }
 
+    /// Whether the agent's assistants are as they should be.
+    pub fn is_up_to_date(&self) -> bool {
+        self.is_effective() || *self == Self::Skipped
+    }
+
+    /// Whether there is anything to tell.
+    pub fn is_newsworthy(&self) -> bool {
+        !matches!(self, Self::Skipped | Self::Nothing)
+    }
+
+    /// How many there are of each but [`Self::Nothing`].
+    pub(super) fn count(outcomes: &[(AgentId, Self)]) -> [(&'static str, usize); 9] {
+        let mut counts = Self::WORDS.map(|word| (word, 0));
+        for (_, outcome) in outcomes {
+            let counted = counts.iter_mut().find(|(word, _)| *word == outcome.word());
+            if let Some((_, count)) = counted {
+                *count += 1;
+            }
+        }
+        counts
+    }
+
     /// Of an agent with several assistants, what weighs most is reported.
     pub(super) fn weight(&self) -> u8 {
         match self {
@@ -83,7 +108,12 @@ impl Outcome {
         }
     }
 
-    fn word(&self) -> &'static str {
+    /// Every [`Self::word`] but that of [`Self::Nothing`].
+    pub const WORDS: [&'static str; 9] = [
+        "created", "updated", "skipped", "removed", "revoked", "held", "conflict", "busy", "failed",
+    ];
+
+    pub fn word(&self) -> &'static str {
         match self {
             Self::Created => "created",
             Self::Updated => "updated",
@@ -104,6 +134,7 @@ impl Batch {
         self.outcomes.extend(part.outcomes);
         self.answer = self.answer.take().or(part.answer);
         self.write_back.extend(part.write_back);
+        self.names.extend(part.names);
         self.objection = self.objection.or(part.objection);
         self.retries |= part.retries;
     }

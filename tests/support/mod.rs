@@ -17,6 +17,7 @@ pub mod pgbouncer;
 pub mod proxy;
 pub mod sdk;
 pub mod server;
+pub mod sse;
 pub mod stream;
 pub mod tokens;
 pub mod transcript;

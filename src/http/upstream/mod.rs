@@ -196,7 +196,10 @@ impl Upstream {
         head::redirect_here(&self.url, &mut parts.headers);
         let body = match is_empty {
             true => Either::Left(Full::default()),
-            false => Either::Right(Streamed::new(incoming, slot, self.outages.clone())),
+            false => {
+                let streamed = Streamed::new(incoming, slot, self.outages.clone());
+                Either::Right(Either::Left(streamed))
+            }
         };
         Ok(Response::from_parts(parts, body))
     }

@@ -1,45 +1,19 @@
-//! The admin server: `/live` (the process answers) and `/ready` (the first pass has ended, and the database answers with a schema
-//! that this worker knows).
-//! Liveness never depends on the database: restarting the worker does not mend it.
+//! `/live` (the process answers) and `/ready` (the first pass has ended, and the database answers with a schema that this worker
+//! knows). Liveness never depends on the database: restarting the worker does not mend it.
 
-use std::sync::Arc;
-use std::time::Duration;
-
-use hyper::{Method, Request, StatusCode};
+use hyper::StatusCode;
 use serde_json::json;
 
-use super::{Answer, Body, Handle, Problem, json_answer};
-use crate::database::{Database, Error};
-use crate::readiness::Readiness;
-use crate::store::Place;
-
-/// How long the database may take to answer a probe.
-pub(super) const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
-
-#[derive(Debug)]
-pub struct Admin {
-    pub readiness: Arc<Readiness>,
-    /// `None` in in-memory mode.
-    pub database: Option<Database>,
-    /// Where assistants live.
-    pub place: Place,
-}
-
-impl Handle for Admin {
-    async fn handle(&self, request: Request<Body>) -> Result<Answer, Problem> {
-        if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            return Err(Problem::method_not_allowed("GET, HEAD"));
-        }
-        match request.uri().path() {
-            "/live" => Ok(json_answer(StatusCode::OK, &json!({ "live": true }))),
-            "/ready" => Ok(self.ready().await),
-            _ => Err(Problem::not_found()),
-        }
-    }
-}
+use super::{Admin, PROBE_TIMEOUT};
+use crate::database::Error;
+use crate::http::{Answer, json_answer};
 
 impl Admin {
-    async fn ready(&self) -> Answer {
+    pub(super) fn live(&self) -> Answer {
+        json_answer(StatusCode::OK, &json!({ "live": true }))
+    }
+
+    pub(super) async fn ready(&self) -> Answer {
         let pending = self.readiness.pending();
         let unreachable = self.unreachable(pending.is_none()).await;
         // Where the database is away, or the place where assistants live, so is the change loop.

@@ -1,0 +1,256 @@
+//! The admin server: who is answered what, and the stream of what happens.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use agent_sync::activity::{Activity, Agent, Told};
+use agent_sync::config::{Limits, SCOPE};
+use agent_sync::http;
+use agent_sync::http::admin::{Admin, events::Events};
+use agent_sync::ids::AgentId;
+use agent_sync::store::Place;
+use serde_json::json;
+use time::OffsetDateTime;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::support::server::Client;
+use crate::support::sse::EventSource;
+use crate::support::worker::{exchange, request};
+use crate::support::{TestDatabase, TestWorker, eventually, uuid};
+
+const ALL: &[(&str, &str)] = &[(SCOPE, "all")];
+
+const ROUTES: &[&str] = &["/live", "/ready", "/events", "/history"];
+
+async fn asked(worker: &TestWorker, method: &str, path: &str, headers: &str) -> (u16, String) {
+    let request =
+        format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{headers}\r\n");
+    let mut client = Client::connect(worker.admin).await;
+    client.send(request).await;
+    let head = client.head().await.to_ascii_lowercase();
+    let status = head
+        .split(' ')
+        .nth(1)
+        .and_then(|status| status.parse().ok());
+    (status.expect("a status"), head)
+}
+
+#[tokio::test]
+async fn every_route_answers_get_and_head_and_no_other_method_or_path() {
+    let worker = TestWorker::start_with(&[]).await;
+    worker.ready().await;
+    for path in ROUTES {
+        for method in ["GET", "HEAD"] {
+            let (status, head) = asked(&worker, method, path, "").await;
+            assert_eq!(status, 200, "{method} {path}: {head}");
+            assert!(head.contains("cache-control: no-store"), "{head}");
+            assert!(!head.contains("access-control"), "{head}");
+        }
+        for method in ["POST", "DELETE", "OPTIONS"] {
+            let (status, head) = asked(&worker, method, path, "").await;
+            assert_eq!(status, 405, "{method} {path}");
+            assert!(head.contains("\r\nallow: get, head\r\n"), "{head}");
+        }
+    }
+    for path in ["/nowhere", "/live/", "/LIVE", "//live", "/assistants"] {
+        for method in ["GET", "POST"] {
+            assert_eq!(asked(&worker, method, path, "").await.0, 404, "{path}");
+        }
+    }
+    let (_, _, body) = exchange(
+        worker.admin,
+        "HEAD /events HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n",
+    )
+    .await;
+    assert_eq!(body, "");
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn pages_of_other_sites_are_refused() {
+    let worker = TestWorker::start_with(&[]).await;
+    for path in ROUTES.iter().chain(&["/nowhere"]) {
+        let (status, _) = asked(&worker, "GET", path, "sec-fetch-site: cross-site\r\n").await;
+        assert_eq!(status, 403, "{path}");
+    }
+    for site in ["same-origin", "same-site", "none"] {
+        let header = format!("sec-fetch-site: {site}\r\n");
+        assert_eq!(
+            asked(&worker, "GET", "/live", &header).await.0,
+            200,
+            "{site}"
+        );
+    }
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn an_edit_is_heard_of_as_it_happens_and_a_client_that_returns_misses_nothing() {
+    let db = TestDatabase::new().await;
+    let (organization, _) = db.organization().await;
+    let worker = TestWorker::start(&db, ALL).await;
+    let mut events = EventSource::open(worker.admin, None).await;
+    assert!(
+        events.head.contains("content-type: text/event-stream\r\n"),
+        "{}",
+        events.head
+    );
+    let agent = uuid(1);
+    db.execute(&format!(
+        "insert into public.agents (id, organization_id, name, status) values ('{agent}', '{organization}', 'Support', 'active')"
+    ))
+    .await;
+    let created = events.next().await;
+    let delay = created.data["delay_seconds"].as_f64().expect("a delay");
+    assert!(delay > 0.0 && delay < 60.0, "{delay}");
+    let at = created.data["at"].as_str().expect("a time");
+    assert!(at.ends_with('Z') && at.starts_with("20"), "{at}");
+    assert_eq!(
+        (created.kind.as_str(), &created.data),
+        (
+            "sync",
+            &json!({
+                "at": at, "agent_id": agent, "name": "Support", "outcome": "created", "door": "change",
+                "delay_seconds": delay, "error": null,
+            })
+        )
+    );
+    // Another one is on its way while nobody listens.
+    drop(events);
+    db.execute("update public.agents set sampling_params = '7'")
+        .await;
+    eventually("it failed", || async {
+        match db.count("agent_sync.ledger where state = 'failed'").await {
+            1 => Ok(()),
+            n => Err(format!("{n} failed")),
+        }
+    })
+    .await;
+    let mut events = EventSource::open(worker.admin, created.id).await;
+    let failed = events.next().await;
+    assert_eq!(failed.id, created.id.map(|id| id + 1));
+    assert_eq!(failed.data["outcome"], "failed");
+    assert_eq!(failed.data["delay_seconds"], json!(null));
+    let error = failed.data["error"].as_str().expect("an error");
+    assert!(error.contains("agents.sampling_params"), "{error}");
+    // A newcomer sees both.
+    let mut newcomer = EventSource::open(worker.admin, None).await;
+    assert_eq!(newcomer.next().await, created);
+    assert_eq!(newcomer.next().await, failed);
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_pass_over_many_agents_is_one_event() {
+    let db = TestDatabase::new().await;
+    let (organization, _) = db.organization().await;
+    db.execute(&format!(
+        "insert into public.agents (organization_id, name, status) select '{organization}', 'Agent ' || n, 'active' from generate_series(1, 21) as n"
+    ))
+    .await;
+    db.forget_edits().await;
+    let worker = TestWorker::start(&db, ALL).await;
+    let event = EventSource::open(worker.admin, None).await.next().await;
+    assert_eq!(event.kind, "summary");
+    assert_eq!(event.data["door"], "pass");
+    assert_eq!(event.data["counts"]["created"], 21);
+    assert_eq!(event.data["counts"]["failed"], 0);
+    let (status, history) = request(worker.admin, "GET", "/history", None).await;
+    assert_eq!((status, &history["step_seconds"]), (200, &json!(30)));
+    let samples = history["samples"].as_array().expect("samples");
+    let synced: i64 = samples.iter().filter_map(|s| s["synced"].as_i64()).sum();
+    assert_eq!(synced, 21, "{history}");
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn streams_leave_room_for_probes_and_end_when_the_worker_stops() {
+    let worker = TestWorker::start_with(&[]).await;
+    worker.ready().await;
+    let mut streams = Vec::new();
+    for _ in 0..16 {
+        streams.push(EventSource::open(worker.admin, None).await);
+    }
+    let (status, head) = asked(&worker, "GET", "/events", "").await;
+    assert_eq!(status, 503, "{head}");
+    assert!(head.contains("retry-after: 1\r\n"), "{head}");
+    // However many connections stand idle.
+    let mut idle = Vec::new();
+    for _ in 0..64 {
+        idle.push(Client::connect(worker.admin).await);
+        assert_eq!(request(worker.admin, "GET", "/live", None).await.0, 200);
+    }
+    // Whoever leaves makes room.
+    drop(streams.pop());
+    eventually("there is room for another", || async {
+        match asked(&worker, "HEAD", "/events", "").await.0 {
+            200 => {}
+            status => return Err(status.to_string()),
+        }
+        let (status, _) = asked(&worker, "GET", "/events", "").await;
+        (status == 200).then_some(()).ok_or(status.to_string())
+    })
+    .await;
+    let ends = async {
+        for mut stream in streams {
+            assert_eq!(stream.at_last().await, None, "a clean end");
+        }
+    };
+    tokio::join!(worker.stop(), ends);
+}
+
+/// Of what does not fit into the buffers in between, somebody who reads nothing is told later that it was lost.
+#[tokio::test]
+async fn a_client_that_takes_nothing_holds_up_neither_the_worker_nor_its_end() {
+    let (activity, stop) = (Arc::new(Activity::default()), CancellationToken::new());
+    let admin = Admin {
+        readiness: Arc::default(),
+        database: None,
+        place: Place::default(),
+        events: Events::new(activity.clone(), stop.clone()),
+        activity: activity.clone(),
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+    let address = listener.local_addr().expect("an address");
+    // No deadline of the server's helps.
+    let limits = Limits {
+        answer_timeout: Duration::from_secs(600),
+        ..Limits::default()
+    };
+    let run = tokio::spawn(http::serve(listener, Arc::new(admin), limits, stop.clone()));
+    let mut slow = EventSource::open(address, None).await;
+    let deaf = EventSource::open(address, None).await;
+    // 20 MB, more than any socket takes.
+    let (error, events) = ("x".repeat(500), 30_000);
+    for n in 0..events {
+        activity.told(&Told {
+            at: OffsetDateTime::UNIX_EPOCH,
+            door: "change",
+            agents: vec![Agent {
+                id: AgentId(uuid(n)),
+                name: None,
+                outcome: "failed",
+                is_effective: false,
+                delay: None,
+                error: Some(&error),
+            }],
+            counts: &[],
+            delays: &[],
+        });
+        tokio::task::yield_now().await;
+    }
+    let (mut heard, mut lost) = (0, 0);
+    while heard + lost < events {
+        let event = slow.next().await;
+        match event.kind.as_str() {
+            "lost" => lost += u128::from(event.data["events"].as_u64().expect("a number")),
+            _ => heard += 1,
+        }
+    }
+    assert!(heard > 0 && lost > 0, "{heard} heard, {lost} lost");
+    stop.cancel();
+    let stopping = tokio::time::timeout(Duration::from_secs(10), run).await;
+    stopping.expect("it stops at once").expect("no panic");
+    drop(deaf);
+}
