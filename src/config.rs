@@ -1,12 +1,14 @@
-//! Environment → [`Config`]. Pure: it is given the variables, and reports all problems in one go.
+//! Environment → [`Config`]. Pure: it is given the variables and a way to read files, and reports all problems in one go.
 
 mod authentication;
 mod origins;
+pub mod secrets;
 mod store;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::Path;
 use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
@@ -189,10 +191,20 @@ pub enum LogFormat {
 pub struct ConfigErrors(pub Vec<String>);
 
 impl Config {
+    /// Of variables that name no files.
     pub fn from_variables(variables: &Variables) -> Result<Self, ConfigErrors> {
+        Self::from_variables_and_files(variables, |_| Err(std::io::ErrorKind::Unsupported.into()))
+    }
+
+    /// `files`: what is in a file that a variable names ([`secrets`]).
+    pub fn from_variables_and_files(
+        variables: &Variables,
+        files: impl Fn(&Path) -> std::io::Result<Vec<u8>>,
+    ) -> Result<Self, ConfigErrors> {
+        let (complete, problems) = secrets::complete(variables, files);
         let mut reader = Reader {
-            variables,
-            problems: Vec::new(),
+            variables: &complete,
+            problems,
         };
         let database = reader.optional(DATABASE_URL, database_url);
         let store = Store::read(&mut reader, database.is_some());

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use agent_sync::cli::Cli;
 use agent_sync::commands::{self, AnyError, Exit};
-use agent_sync::config::{Config, Variables};
+use agent_sync::config::{Config, Variables, secrets};
 use agent_sync::telemetry;
 use clap::Parser;
 
@@ -33,7 +33,7 @@ fn main() -> ExitCode {
         })
         .collect();
     commands::set_apart(&command, &mut variables);
-    let config = match Config::from_variables(&variables) {
+    let config = match Config::from_variables_and_files(&variables, secrets::on_disk) {
         Ok(config) => config,
         Err(errors) => {
             eprintln!("agent-sync: {errors}");

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use agent_sync::config::{Config, LogFormat, Variables};
 use agent_sync::scope::Scope;
 
+use crate::support::TestDatabase;
 use crate::support::binary::{FREE_PORTS, Running, command, run};
 
 fn variables(pairs: &[(&str, &str)]) -> Variables {
@@ -80,7 +81,7 @@ fn database_urls_as_people_paste_them() {
         ("postgresql://u:pw@canary-secret@host/db", "write it as %40"),
         (
             "postgresql://u:pw?sslmode=canary-secret@host/db",
-            "its sslmode is unknown",
+            "write it as %3F",
         ),
         (
             "postgresql://u:pw@host/db?sslmode=require&sslrootcert=canary-secret",
@@ -144,6 +145,59 @@ async fn all_bad_configuration_is_reported_at_once_with_exit_code_64() {
         assert!(said.contains(name), "{name} is not in {said}");
     }
     assert!(!said.contains("SCOPE"));
+}
+
+#[tokio::test]
+async fn secrets_come_from_files_too_and_what_is_in_them_is_never_said() {
+    let db = TestDatabase::new().await;
+    let directory = std::env::temp_dir().join(format!("agent-sync-files-{}", std::process::id()));
+    std::fs::create_dir(&directory).expect("a directory");
+    let file = |name: &str, content: &str| {
+        let path = directory.join(name);
+        std::fs::write(&path, content).expect("written");
+        path.display().to_string()
+    };
+    let url = file("url", &format!("{}\n", db.url));
+    let ended = run(&["migrate"], &[("DATABASE_URL_FILE", &url)]).await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+
+    let nonsense = file("nonsense", "canary-nonsense\n");
+    let missing = directory.join("missing").display().to_string();
+    let ended = run(
+        &["serve"],
+        &[
+            ("DATABASE_URL", &db.url),
+            ("DATABASE_URL_FILE", &url),
+            ("AGENT_SYNC_AUTHENTICATOR_URL_FILE", &nonsense),
+            ("SUPABASE_JWT_SECRET_FILE", &nonsense),
+            ("LANGGRAPH_API_KEY_FILE", &missing),
+            ("AGENT_SYNC_HTTP_ADDR", "here"),
+        ],
+    )
+    .await;
+    assert_eq!(ended.code, Some(64));
+    for said in [
+        "DATABASE_URL and DATABASE_URL_FILE are both set",
+        "AGENT_SYNC_AUTHENTICATOR_URL: it is not a postgresql:// URL",
+        "SUPABASE_JWT_SECRET: it has 15 bytes",
+        &format!("LANGGRAPH_API_KEY_FILE: {missing} cannot be read: No such file or directory"),
+        "AGENT_SYNC_HTTP_ADDR: `here`",
+    ] {
+        assert!(ended.stderr.contains(said), "{said}: {}", ended.stderr);
+    }
+    assert!(!ended.stderr.contains("canary"), "{}", ended.stderr);
+
+    // Not told twice, as something else.
+    let ended = run(
+        &["serve"],
+        &[
+            ("DATABASE_URL_FILE", &missing),
+            ("AGENT_SYNC_STORE", "postgres"),
+        ],
+    )
+    .await;
+    assert_eq!(ended.stderr.lines().count(), 2, "{}", ended.stderr);
+    std::fs::remove_dir_all(&directory).expect("removed");
 }
 
 #[tokio::test]

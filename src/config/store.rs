@@ -7,6 +7,7 @@ use hyper::HeaderMap;
 use hyper::header::{HeaderName, HeaderValue};
 use percent_encoding::percent_decode_str;
 
+use super::secrets::file_variable;
 use super::{DATABASE_URL, Reader, duration};
 use crate::http::url::HttpUrl;
 
@@ -55,7 +56,10 @@ impl Store {
             false => Kind::Memory,
         };
         let kind = reader.optional(STORE, kind).unwrap_or(default);
-        if !has_database && !matches!(kind, Kind::Memory) && reader.text(DATABASE_URL).is_none() {
+        let is_named = [DATABASE_URL, &file_variable(DATABASE_URL)]
+            .iter()
+            .any(|name| reader.text(name).is_some());
+        if !has_database && !matches!(kind, Kind::Memory) && !is_named {
             reader.problems.push(format!(
                 "{STORE}: only memory does without a database; {DATABASE_URL} says where the agents are"
             ));

@@ -21,6 +21,7 @@ pub const DATA: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/sql/de
 /// Whatever the environment says of a database and of a server, the demo is about its own database, and about no server but one that
 /// was named for it.
 pub fn set_apart(variables: &mut Variables, langgraph: Option<&str>) {
+    variables.remove(&config::secrets::file_variable(config::DATABASE_URL));
     let mut set = |name: &str, value: &str| variables.insert(name.to_owned(), value.to_owned());
     // Replaced once it runs.
     set(config::DATABASE_URL, "postgresql://localhost");
