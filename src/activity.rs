@@ -10,10 +10,10 @@ use std::time::Duration;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 use tokio::sync::broadcast::{self, error::RecvError};
 
 use crate::ids::AgentId;
+use crate::store::timestamp;
 
 /// How many events a newcomer is shown.
 const RECENT: usize = 50;
@@ -221,7 +221,7 @@ impl Listener {
 
 fn sync(told: &Told<'_>, agent: &Agent<'_>) -> Value {
     json!({
-        "at": rfc3339(told.at),
+        "at": timestamp(told.at),
         "agent_id": agent.id,
         "name": agent.name.map(|name| shortened(name, LONGEST_NAME)),
         "outcome": agent.outcome,
@@ -236,7 +236,7 @@ fn summary(told: &Told<'_>) -> Value {
     let counts: Map<String, Value> = counts
         .map(|(outcome, count)| ((*outcome).to_owned(), (*count).into()))
         .collect();
-    json!({ "at": rfc3339(told.at), "door": told.door, "counts": counts })
+    json!({ "at": timestamp(told.at), "door": told.door, "counts": counts })
 }
 
 fn shortened(text: &str, longest: usize) -> String {
@@ -246,17 +246,10 @@ fn shortened(text: &str, longest: usize) -> String {
     }
 }
 
-/// RFC 3339 in UTC, to the millisecond.
-pub(crate) fn rfc3339(at: OffsetDateTime) -> String {
-    let at = at.to_offset(time::UtcOffset::UTC);
-    let at = at.replace_millisecond(at.millisecond()).unwrap_or(at);
-    at.format(&Rfc3339).unwrap_or_default()
-}
-
 impl Window {
     fn sample(&self, at: OffsetDateTime, outbox_depth: Option<u64>) -> Sample {
         Sample {
-            at: rfc3339(at),
+            at: timestamp(at),
             delay_p50_seconds: self.delays.quantile(0.5),
             delay_p99_seconds: self.delays.quantile(0.99),
             synced: self.synced,
@@ -373,7 +366,7 @@ mod tests {
             (
                 "sync",
                 json!({
-                    "at": "2026-01-02T03:04:05.678Z", "agent_id": Uuid::nil(), "name": "Support", "outcome": "updated",
+                    "at": "2026-01-02T03:04:05.678901+00:00", "agent_id": Uuid::nil(), "name": "Support", "outcome": "updated",
                     "door": "change", "delay_seconds": 0.004, "error": null,
                 })
             )
@@ -383,7 +376,7 @@ mod tests {
             (events[20].kind, data),
             (
                 "summary",
-                json!({ "at": "2026-01-02T03:04:05.678Z", "door": "change", "counts": { "updated": 21, "skipped": 2 } })
+                json!({ "at": "2026-01-02T03:04:05.678901+00:00", "door": "change", "counts": { "updated": 21, "skipped": 2 } })
             )
         );
     }

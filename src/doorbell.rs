@@ -26,6 +26,24 @@ pub enum State {
     PollingOnly,
 }
 
+impl State {
+    pub const ALL: [Self; 4] = [
+        Self::Listening,
+        Self::CatchingUp,
+        Self::Connecting,
+        Self::PollingOnly,
+    ];
+
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Connecting => "connecting",
+            Self::CatchingUp => "catching_up",
+            Self::Listening => "listening",
+            Self::PollingOnly => "polling_only",
+        }
+    }
+}
+
 #[derive(Debug)]
 pub struct Doorbell {
     bell: Notify,
@@ -112,14 +130,16 @@ impl Doorbell {
         self.changes_of_state.load(Ordering::Relaxed)
     }
 
-    /// How long the last probe took from one connection to the other.
-    pub fn round_trip(&self) -> Duration {
-        Duration::from_micros(self.round_trip_micros.load(Ordering::Relaxed))
+    /// How long the last probe took from one connection to the other. `None`: none has arrived yet.
+    pub fn round_trip(&self) -> Option<Duration> {
+        let micros = self.round_trip_micros.load(Ordering::Relaxed);
+        (micros > 0).then(|| Duration::from_micros(micros))
     }
 
     pub fn heard_after(&self, round_trip: Duration) {
         let micros = u64::try_from(round_trip.as_micros()).unwrap_or(u64::MAX);
-        self.round_trip_micros.store(micros, Ordering::Relaxed);
+        self.round_trip_micros
+            .store(micros.max(1), Ordering::Relaxed);
     }
 
     /// A poll found changes that no ring had announced.

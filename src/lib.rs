@@ -41,7 +41,7 @@
 //! | [`database`] | connecting, the pool, transactions, migrations |
 //! | [`demo`] | a throw-away Postgres with a believable data set |
 //! | `fuzzing` | what must hold whatever bytes come in; for tests and `make fuzz` only |
-//! | [`activity`] | what the worker is doing: the last syncs, and the last hour |
+//! | [`activity`], [`metrics`] | what the worker is doing: the last syncs, the last hour; what is counted for Prometheus |
 //! | [`ids`], [`retry`], [`readiness`] | what several of these share |
 
 pub mod access;
@@ -61,6 +61,7 @@ pub mod fuzzing;
 pub mod http;
 pub mod ids;
 pub mod ledger;
+pub mod metrics;
 pub mod outbox;
 pub mod pass;
 pub mod plan;

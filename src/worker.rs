@@ -8,8 +8,9 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use time::OffsetDateTime;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -21,7 +22,7 @@ use crate::changes::{self, listener};
 use crate::config::{self, Config, Limits, Tenancy};
 use crate::database::migrations::{self, Left};
 use crate::database::{Database, DatabaseUrl, Error};
-use crate::http::admin::events::Events;
+use crate::http::admin::{Admin, Watched};
 use crate::http::api::{Api, Served};
 use crate::http::assistants::Assistants;
 use crate::http::auth::Authenticator;
@@ -29,12 +30,14 @@ use crate::http::health::Health;
 use crate::http::relay::Relay;
 use crate::http::upstream::Upstream;
 use crate::http::{self, url::HttpUrl};
+use crate::metrics::{Metrics, Pass};
 use crate::pass::{self, Extent};
 use crate::readiness::Readiness;
 use crate::retry::{self, Backoff};
 use crate::scope::{Scope, ScopeError};
+use crate::status::Subject;
 use crate::store::{self, Place, Store, langgraph::Server};
-use crate::syncer::{self, Syncer};
+use crate::syncer::{self, Summary, Syncer};
 
 /// How long what is in hand may take once the worker was told to stop.
 pub const GRACE: Duration = Duration::from_secs(10);
@@ -104,35 +107,44 @@ impl Worker {
         let tasks = TaskTracker::new();
         let database = config.database.as_ref().map(Database::new);
         let place = place(&config);
-        let activity = Arc::new(Activity::default());
+        let (activity, metrics) = (Arc::new(Activity::default()), Arc::new(Metrics::default()));
         let syncer = database.clone().map(|database| {
             let syncer = syncer(&config, database, place.clone());
-            Arc::new(syncer.telling(activity.clone()))
+            Arc::new(syncer.telling(activity.clone(), metrics.clone()))
         });
+        let authenticator = Arc::new(Authenticator::new(&config.authentication, config.dev));
+        let api = api(
+            &config,
+            place.clone(),
+            database.clone(),
+            syncer.clone(),
+            authenticator.clone(),
+            metrics.clone(),
+        );
 
-        let admin_api = http::admin::Admin {
+        let watched = Watched {
             readiness: readiness.clone(),
-            database: database.clone(),
-            place: place.clone(),
-            events: Events::new(activity.clone(), shutdown.clone()),
+            subject: subject(&config),
+            database,
+            place,
+            syncer: syncer.clone(),
+            authenticator: authenticator.clone(),
+            upstreams: api.upstreams(),
             activity,
+            metrics,
+            started_at: OffsetDateTime::now_utc(),
         };
+        let admin_api = Arc::new(Admin::new(watched, shutdown.clone()));
+        let history = admin_api.clone();
+        tasks.spawn(history.keep_history(shutdown.clone()));
         // Of its own: an attack on the API makes no probe fail.
         let limits = Limits {
             max_connections: 64,
             max_requests: 16,
             ..Limits::default()
         };
-        tasks.spawn(http::serve(
-            admin,
-            Arc::new(admin_api),
-            limits,
-            shutdown.clone(),
-        ));
-        let authenticator = Arc::new(Authenticator::new(&config.authentication, config.dev));
-        let keys = authenticator.clone();
-        tasks.spawn(keys.keep_keys(readiness.clone(), shutdown.clone()));
-        let api = api(&config, place, database, syncer.clone(), authenticator);
+        tasks.spawn(http::serve(admin, admin_api, limits, shutdown.clone()));
+        tasks.spawn(authenticator.keep_keys(readiness.clone(), shutdown.clone()));
         tasks.spawn(http::serve(
             http,
             Arc::new(api),
@@ -185,6 +197,7 @@ fn api(
     database: Option<Database>,
     syncer: Option<Arc<Syncer>>,
     authenticator: Arc<Authenticator>,
+    metrics: Arc<Metrics>,
 ) -> Api {
     let upstream = |url: &HttpUrl| Arc::new(Upstream::new(url.without_user(), &config.limits));
     let health = Health::new(database.clone());
@@ -218,7 +231,15 @@ fn api(
         assistants,
         upstream,
         cors: http::Cors(config.cors_origins.clone()),
+        metrics,
     }
+}
+
+/// What the admin server tells of. It has a connection of its own: however many wait for one to sync, it is not said that the database
+/// is away.
+fn subject(config: &Config) -> Subject {
+    let database = config.database.as_ref();
+    Subject::new(config, database.map(|url| Database::sized(url, 1)))
 }
 
 /// What syncs, as it is configured.
@@ -488,7 +509,7 @@ async fn startup(
         Ok(scope) => scope,
     };
     readiness.waiting_for("the startup pass is running");
-    match pass::run(syncer, scope, Extent::Reach, shutdown).await {
+    match look_at_all(syncer, scope, Pass::Startup, shutdown).await {
         Ok(_) if shutdown.is_cancelled() => true,
         Ok(summary) => {
             info!("Startup sync summary: {summary}");
@@ -502,6 +523,22 @@ async fn startup(
             false
         }
     }
+}
+
+/// A pass over everything in reach, counted unless it is called off.
+async fn look_at_all(
+    syncer: &Syncer,
+    scope: &Scope,
+    which: Pass,
+    shutdown: &CancellationToken,
+) -> Result<Summary, Error> {
+    let began = Instant::now();
+    let passed = pass::run(syncer, scope, Extent::Reach, shutdown).await;
+    if !shutdown.is_cancelled() {
+        let metrics = &syncer.metrics;
+        metrics.pass(which, passed.is_ok(), began.elapsed());
+    }
+    passed
 }
 
 /// Finds what nothing announced: edits made while triggers were dropped or silenced, assistants edited behind our back.
@@ -529,7 +566,7 @@ async fn resync(
             "edits may go unnoticed until the next resync: run `agent-sync migrate`"
         );
     }
-    let summary = pass::run(syncer, &scope, Extent::Reach, shutdown).await?;
+    let summary = look_at_all(syncer, &scope, Pass::Resync, shutdown).await?;
     if summary.is_effective() {
         info!("Resync summary: {summary}");
     }

@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agent_sync::activity::{Activity, Agent, Told};
-use agent_sync::config::{Limits, SCOPE};
+use agent_sync::config::{Config, Limits, SCOPE, Variables};
 use agent_sync::http;
-use agent_sync::http::admin::{Admin, events::Events};
+use agent_sync::http::admin::{Admin, Watched};
+use agent_sync::http::auth::Authenticator;
 use agent_sync::ids::AgentId;
+use agent_sync::status::Subject;
 use agent_sync::store::Place;
 use serde_json::json;
 use time::OffsetDateTime;
@@ -21,7 +23,9 @@ use crate::support::{TestDatabase, TestWorker, eventually, uuid};
 
 const ALL: &[(&str, &str)] = &[(SCOPE, "all")];
 
-const ROUTES: &[&str] = &["/live", "/ready", "/events", "/history"];
+const ROUTES: &[&str] = &[
+    "/live", "/ready", "/metrics", "/status", "/events", "/history",
+];
 
 async fn asked(worker: &TestWorker, method: &str, path: &str, headers: &str) -> (u16, String) {
     let request =
@@ -105,7 +109,7 @@ async fn an_edit_is_heard_of_as_it_happens_and_a_client_that_returns_misses_noth
     let delay = created.data["delay_seconds"].as_f64().expect("a delay");
     assert!(delay > 0.0 && delay < 60.0, "{delay}");
     let at = created.data["at"].as_str().expect("a time");
-    assert!(at.ends_with('Z') && at.starts_with("20"), "{at}");
+    assert!(at.ends_with("+00:00") && at.starts_with("20"), "{at}");
     assert_eq!(
         (created.kind.as_str(), &created.data),
         (
@@ -204,13 +208,20 @@ async fn streams_leave_room_for_probes_and_end_when_the_worker_stops() {
 #[tokio::test]
 async fn a_client_that_takes_nothing_holds_up_neither_the_worker_nor_its_end() {
     let (activity, stop) = (Arc::new(Activity::default()), CancellationToken::new());
-    let admin = Admin {
+    let config = Config::from_variables(&Variables::new()).expect("a configuration");
+    let watched = Watched {
         readiness: Arc::default(),
         database: None,
+        subject: Subject::new(&config, None),
         place: Place::default(),
-        events: Events::new(activity.clone(), stop.clone()),
+        syncer: None,
+        authenticator: Arc::new(Authenticator::new(&config.authentication, false)),
+        upstreams: Vec::new(),
         activity: activity.clone(),
+        metrics: Arc::default(),
+        started_at: OffsetDateTime::UNIX_EPOCH,
     };
+    let admin = Admin::new(watched, stop.clone());
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
     let address = listener.local_addr().expect("an address");
     // No deadline of the server's helps.

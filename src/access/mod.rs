@@ -21,6 +21,7 @@ use crate::agent::{Agent, Head, Row};
 use crate::config::{self, Authorize};
 use crate::database::{Database, DatabaseUrl, Error, Fault, Param, column};
 use crate::ids::AgentId;
+use crate::metrics::Connections;
 use crate::source::{self, Shape};
 use crate::sql;
 use crate::store::Synced;
@@ -144,6 +145,17 @@ impl Access {
 
     pub fn is_open(&self) -> bool {
         self.databases.is_none()
+    }
+
+    /// `None`: it has none.
+    pub fn connections(&self) -> Option<Connections> {
+        let Databases { requests, syncs } = self.databases.as_ref()?;
+        let (requests, syncs) = (requests.connections(), syncs.connections());
+        Some(Connections {
+            idle: requests.idle + syncs.idle,
+            busy: requests.busy + syncs.busy,
+            waiting: requests.waiting + syncs.waiting,
+        })
     }
 
     /// One answer a question. Where time runs out, the rest is unknown; who comes first is left to chance, so that it is not

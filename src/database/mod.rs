@@ -12,6 +12,8 @@ use deadpool_postgres::{Manager, ManagerConfig, Pool, PoolError, RecyclingMethod
 use tokio_postgres::error::{DbError, SqlState};
 use tokio_postgres::{IsolationLevel, Row, SimpleQueryMessage, SimpleQueryRow, types};
 
+use crate::metrics::Connections;
+
 pub use deadpool_postgres::{Client, Transaction};
 pub use tls::Tls;
 pub use url::{DatabaseUrl, UrlError};
@@ -143,6 +145,16 @@ impl Database {
     pub fn lost(&self) -> Error {
         self.forget_idle();
         Error::Pool("its connections seem to be dead, new ones are made".to_owned())
+    }
+
+    /// What the pool's connections are doing.
+    pub fn connections(&self) -> Connections {
+        let pool = self.pool.status();
+        Connections {
+            idle: pool.available,
+            busy: pool.size.saturating_sub(pool.available),
+            waiting: pool.waiting,
+        }
     }
 
     fn forget_idle(&self) {

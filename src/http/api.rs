@@ -9,8 +9,10 @@ use percent_encoding::percent_decode_str;
 
 use super::assistants::Assistants;
 use super::relay::Relay;
+use super::route::Route;
 use super::upstream::Upstream;
-use super::{Answer, Body, Cors, Handle, Problem};
+use super::{Answer, Body, Cors, Counts, Handle, NO_ROUTE, Problem};
+use crate::metrics::Metrics;
 
 #[derive(Debug)]
 pub struct Api {
@@ -18,6 +20,28 @@ pub struct Api {
     /// `None`: there is nothing behind us.
     pub upstream: Option<Arc<Upstream>>,
     pub cors: Cors,
+    pub metrics: Arc<Metrics>,
+}
+
+impl Api {
+    /// The servers that requests are passed through to.
+    pub fn upstreams(&self) -> Vec<Arc<Upstream>> {
+        let behind = match &self.assistants {
+            Served::Here(_) => None,
+            Served::There(relay) => Some(&relay.upstream),
+        };
+        let mut upstreams: Vec<_> = self.upstream.iter().chain(behind).cloned().collect();
+        upstreams.dedup_by(|one, other| Arc::ptr_eq(one, other));
+        upstreams
+    }
+
+    fn route(&self, path: &str) -> &'static str {
+        match Route::of(path) {
+            _ if self.upstream.is_some() && !is_ours(path) => "upstream",
+            Some(route) => route.word(),
+            None => NO_ROUTE,
+        }
+    }
 }
 
 /// Who answers for `/assistants`.
@@ -32,6 +56,14 @@ pub enum Served {
 impl Handle for Api {
     fn cors(&self) -> Option<&Cors> {
         Some(&self.cors)
+    }
+
+    fn counts(&self, request: &Request<Incoming>) -> Option<Counts<'_>> {
+        Some(Counts {
+            metrics: &self.metrics,
+            server: "api",
+            route: self.route(request.uri().path()),
+        })
     }
 
     fn passes(&self, request: &Request<Incoming>) -> bool {

@@ -32,6 +32,8 @@ use hyper::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION, RETR
 use hyper::{Request, Response, StatusCode};
 use serde_json::{Value, json};
 
+use crate::metrics::Metrics;
+
 pub use body::{Body, read_json};
 pub use cors::Cors;
 pub use server::serve;
@@ -44,6 +46,18 @@ pub type Bits = Either<upstream::Streamed, admin::events::EventStream>;
 #[derive(Debug, Clone, Copy)]
 pub struct Peer(pub IpAddr);
 
+/// Where an answer is counted.
+#[derive(Debug, Clone, Copy)]
+pub struct Counts<'a> {
+    pub metrics: &'a Metrics,
+    pub server: &'static str,
+    /// One of few, and nothing that a client has said.
+    pub route: &'static str,
+}
+
+/// A route of nobody's.
+pub(crate) const NO_ROUTE: &str = "other";
+
 /// What a server does with a request. An error is an answer, too.
 pub trait Handle: Send + Sync + 'static {
     /// Whether a request is only passed on. Then it takes none of the slots for requests that are answered here.
@@ -55,6 +69,11 @@ pub trait Handle: Send + Sync + 'static {
         &self,
         request: Request<Body>,
     ) -> impl Future<Output = Result<Answer, Problem>> + Send;
+
+    /// Where its answers are counted, and under which of its routes this one.
+    fn counts(&self, _request: &Request<Incoming>) -> Option<Counts<'_>> {
+        None
+    }
 
     /// For pages in a browser, if it is meant for them.
     fn cors(&self) -> Option<&Cors> {

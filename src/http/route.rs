@@ -48,6 +48,24 @@ impl<'a> Route<'a> {
         Some(Self::Assistants(part))
     }
 
+    /// As it is counted: the same for all assistants.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Ok => "/ok",
+            Self::Info => "/info",
+            Self::Assistants(part) => match part {
+                Part::All => "/assistants",
+                Part::Search => "/assistants/search",
+                Part::Count => "/assistants/count",
+                Part::One(_) => "/assistants/{id}",
+                Part::Versions(_) => "/assistants/{id}/versions",
+                Part::Latest(_) => "/assistants/{id}/latest",
+                Part::Schemas(_) => "/assistants/{id}/schemas",
+                Part::Graph(_) => "/assistants/{id}/graph",
+            },
+        }
+    }
+
     /// # Errors
     /// 405, where it does not take this method.
     pub fn check(self, method: &Method) -> Result<(), Problem> {

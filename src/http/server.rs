@@ -26,7 +26,7 @@ use super::exchange::Exchange;
 use super::slots::{Slot, Slots};
 use super::socket::Socket;
 use super::upstream::Tunnel;
-use super::{Answer, Body, Handle, Peer, Problem, empty_answer};
+use super::{Answer, Body, Counts, Handle, Peer, Problem, empty_answer};
 use crate::config::Limits;
 
 pub(super) const REQUEST_ID: &str = "x-request-id";
@@ -193,6 +193,7 @@ impl<H: Handle> Server<H> {
         let span = error_span!("request", request_id = %String::from_utf8_lossy(id.as_bytes()));
         let mut answer = async {
             let started = Instant::now();
+            let counts = self.handler.counts(&request);
             let (method, path) = (request.method().clone(), request.uri().path().to_owned());
             let handled = if let Some(head) = preflight {
                 let mut answer = empty_answer(StatusCode::NO_CONTENT);
@@ -204,7 +205,12 @@ impl<H: Handle> Server<H> {
                 self.handle(request, exchange).await
             };
             let answer = handled.unwrap_or_else(Problem::answer);
-            debug!(%method, path, status = answer.status().as_u16(), duration_ms = started.elapsed().as_millis(), "answered");
+            let (status, took) = (answer.status(), started.elapsed());
+            if let Some(counts) = counts {
+                let Counts { metrics, server, route } = counts;
+                metrics.answered(server, route, status, took);
+            }
+            debug!(%method, path, status = status.as_u16(), duration_ms = took.as_millis(), "answered");
             answer
         }
         .instrument(span)

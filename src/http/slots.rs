@@ -59,6 +59,11 @@ impl Slots {
         })
     }
 
+    /// How many are taken.
+    pub fn taken(&self) -> usize {
+        self.lock().taken
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

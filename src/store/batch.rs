@@ -16,6 +16,7 @@ use super::table;
 use crate::assistant;
 use crate::database::Error;
 use crate::ids::AssistantId;
+use crate::metrics::StoreCalls;
 use crate::plan::Existing;
 
 /// An assistant of an agent, about to be written.
@@ -162,6 +163,44 @@ impl Target<'_> {
             Self::Table(tx) => table::delete(tx, ids).await,
             Self::Memory(memory) => Ok(memory.delete_all(ids)),
             Self::Server(server) => Ok(server.delete(ids).await),
+        }
+    }
+}
+
+/// A [`Target`] of which it is counted what is asked.
+#[derive(Clone, Copy)]
+pub struct Counted<'a> {
+    pub target: Target<'a>,
+    pub calls: &'a StoreCalls,
+}
+
+impl Counted<'_> {
+    pub async fn observe(self, ids: &[AssistantId]) -> Result<Sight, Error> {
+        let seen = self.target.observe(ids).await;
+        self.count("observe", ids.is_empty(), seen.is_err());
+        seen
+    }
+
+    pub async fn write(
+        self,
+        writes: &[Write<'_>],
+        existing: &HashMap<AssistantId, Existing>,
+    ) -> Result<Answers<Stands>, Error> {
+        let written = self.target.write(writes, existing).await;
+        self.count("write", writes.is_empty(), written.is_err());
+        written
+    }
+
+    pub async fn delete(self, ids: &[AssistantId]) -> Result<Answers<()>, Error> {
+        let deleted = self.target.delete(ids).await;
+        self.count("delete", ids.is_empty(), deleted.is_err());
+        deleted
+    }
+
+    fn count(self, operation: &'static str, is_nothing: bool, is_error: bool) {
+        // A server counts for itself: each request.
+        if !is_nothing && !matches!(self.target, Target::Server(_)) {
+            self.calls.count(operation, is_error);
         }
     }
 }

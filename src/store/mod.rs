@@ -20,6 +20,7 @@ use uuid::Uuid;
 
 use crate::database;
 use crate::ids::{AgentId, AssistantId, SYSTEM};
+use crate::metrics::{Metrics, StoreCalls};
 
 /// An assistant as the LangGraph API shows it.
 #[derive(Debug, Clone, PartialEq)]
@@ -253,6 +254,24 @@ impl Place {
             Self::Memory(memory) => Some(batch::Target::Memory(memory)),
             Self::Server(server) => Some(batch::Target::Server(server)),
         }
+    }
+
+    /// As it is configured.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Table => "postgres",
+            Self::Memory(_) => "memory",
+            Self::Server(_) => "langgraph",
+        }
+    }
+
+    /// Where to count what is asked of it.
+    pub fn calls(&self, metrics: &Metrics) -> StoreCalls {
+        let calls = metrics.store(self.word());
+        if let Self::Server(server) = self {
+            server.count_on(calls.clone());
+        }
+        calls
     }
 
     /// Whether anything may be written at the moment.

@@ -28,7 +28,7 @@ use crate::ledger;
 use crate::outbox::{self, Claimed};
 use crate::plan::{Entry, Existing, Observed};
 use crate::retry::{self, Backoff};
-use crate::store::batch::{Sight, Target, Unseen};
+use crate::store::batch::{Counted, Sight, Unseen};
 
 /// How many agents are held at a time: the others wait until all of them are done with.
 pub(super) const BATCH: usize = 50;
@@ -71,7 +71,7 @@ impl Syncer {
 
     pub(super) async fn sync_beyond(
         &self,
-        target: Target<'_>,
+        target: Counted<'_>,
         agents: &[AgentId],
         entrance: Entrance<'_>,
         origin: Origin<'_>,
@@ -110,7 +110,7 @@ impl Syncer {
     /// Of what the change loop has claimed.
     pub(super) async fn sync_claimed_beyond(
         &self,
-        target: Target<'_>,
+        target: Counted<'_>,
         tx: Transaction<'_>,
         claimed: &Claimed,
     ) -> Result<Batch, Error> {
@@ -201,7 +201,7 @@ impl Syncer {
     /// Syncs agents that are held, and lets go of them.
     async fn push(
         &self,
-        target: Target<'_>,
+        target: Counted<'_>,
         lease: Lease,
         entrance: Entrance<'_>,
         origin: Origin<'_>,
@@ -261,7 +261,7 @@ impl Syncer {
     /// `left`: the agents that were not done with stay in there.
     async fn push_held(
         &self,
-        target: Target<'_>,
+        target: Counted<'_>,
         lease: &Lease,
         entrance: Entrance<'_>,
         origin: Origin<'_>,
@@ -337,7 +337,7 @@ impl Syncer {
     /// Which of the agents' assistants exist.
     async fn find(
         &self,
-        target: Target<'_>,
+        target: Counted<'_>,
         agents: &[AgentId],
         entrance: Entrance<'_>,
     ) -> Result<Found, Error> {
@@ -390,7 +390,7 @@ impl Syncer {
 
     async fn push_chunk(
         &self,
-        target: Target<'_>,
+        target: Counted<'_>,
         lease: &Lease,
         agents: &[AgentId],
         entrance: Entrance<'_>,

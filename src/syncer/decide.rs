@@ -18,7 +18,7 @@ use crate::ledger;
 use crate::plan::{self, Answer, Claim, Existing, Observed, Planned};
 use crate::removals::Removals;
 use crate::source::Shape;
-use crate::store::batch::Target;
+use crate::store::batch::Counted;
 
 /// An active agent, mapped.
 struct Active {
@@ -38,7 +38,7 @@ pub(super) struct Seen {
 /// Where it is looked up which assistants exist.
 #[derive(Clone, Copy)]
 pub(super) enum Existence<'a> {
-    In(Target<'a>),
+    In(Counted<'a>),
     /// Where they live outside the database, that was done before.
     Known(&'a HashMap<AssistantId, Existing>),
 }

@@ -42,6 +42,7 @@ use crate::config::Settings;
 use crate::database::{Client, Database, Error, Fault, begin};
 use crate::doorbell::Doorbell;
 use crate::ids::AgentId;
+use crate::metrics::{Connections, Metrics, StoreCalls};
 use crate::outbox::{self, Claimed};
 use crate::plan::Claim;
 use crate::removals::Guard;
@@ -49,7 +50,7 @@ use crate::retry::SYSTEMIC;
 use crate::source::{Shape, Source};
 use crate::sql;
 use crate::store::Place;
-use crate::store::batch::Target;
+use crate::store::batch::{Counted, Target};
 use crate::write_back::WriteBack;
 
 /// How many lazy syncs run at a time: they may wait for an agent's lock, each with a connection in hand.
@@ -64,7 +65,9 @@ pub struct Syncer {
     /// Wakes the change loop.
     pub doorbell: Doorbell,
     /// Told of what was synced.
-    pub activity: Arc<Activity>,
+    activity: Arc<Activity>,
+    pub metrics: Arc<Metrics>,
+    calls: StoreCalls,
     guard: Guard,
     settings: Settings,
     place: Place,
@@ -91,6 +94,9 @@ impl<'a> Entrance<'a> {
         }
     }
 
+    /// Every [`Self::word`].
+    const WORDS: [&'static str; 3] = ["pass", "change", "request"];
+
     fn word(self) -> &'static str {
         match self {
             Self::Pass => "pass",
@@ -109,6 +115,7 @@ enum Stage {
 impl Syncer {
     pub fn new(database: Database, access: Access, settings: Settings) -> Self {
         let write_back = WriteBack::new(database.clone());
+        let metrics = Arc::<Metrics>::default();
         Self {
             database,
             access,
@@ -116,6 +123,8 @@ impl Syncer {
             write_back,
             doorbell: Doorbell::default(),
             activity: Arc::default(),
+            calls: Place::Table.calls(&metrics),
+            metrics,
             guard: Guard::new(settings.max_removals),
             settings,
             place: Place::Table,
@@ -125,17 +134,46 @@ impl Syncer {
 
     /// The same, for assistants that live elsewhere.
     pub fn writing_to(self, place: Place) -> Self {
-        Self { place, ..self }
+        Self {
+            calls: place.calls(&self.metrics),
+            place,
+            ..self
+        }
     }
 
-    /// The same, telling this one what was synced.
-    pub fn telling(self, activity: Arc<Activity>) -> Self {
-        Self { activity, ..self }
+    /// The same, telling these what was synced. After [`Self::writing_to`].
+    pub fn telling(self, activity: Arc<Activity>, metrics: Arc<Metrics>) -> Self {
+        metrics.begin(&Entrance::WORDS, &Outcome::WORDS);
+        Self {
+            activity,
+            calls: self.place.calls(&metrics),
+            metrics,
+            ..self
+        }
     }
 
     /// Where assistants live.
     pub fn place(&self) -> &Place {
         &self.place
+    }
+
+    /// The same, where it is not in the database.
+    fn beyond(&self) -> Option<Counted<'_>> {
+        self.place.beyond().map(|target| self.counted(target))
+    }
+
+    fn counted<'a>(&'a self, target: Target<'a>) -> Counted<'a> {
+        Counted {
+            target,
+            calls: &self.calls,
+        }
+    }
+
+    /// The worker's connections, by what they are for.
+    pub fn pools(&self) -> Vec<(&'static str, Connections)> {
+        let mut pools = vec![("worker", self.database.connections())];
+        pools.extend(self.access.connections().map(|pool| ("access", pool)));
+        pools
     }
 
     /// How many agents are synced together at most.
@@ -158,7 +196,7 @@ impl Syncer {
                 Entrance::Request(_) => self.requests.acquire().await.ok(),
                 Entrance::Pass | Entrance::Change => None,
             };
-            if let Some(target) = self.place.beyond() {
+            if let Some(target) = self.beyond() {
                 return self.sync_beyond(target, agents, entrance, origin).await;
             }
             let mut client = self.database.client().await?;
@@ -178,7 +216,7 @@ impl Syncer {
         mut tx: Transaction<'_>,
         claimed: &Claimed,
     ) -> Result<Batch, Error> {
-        if let Some(target) = self.place.beyond() {
+        if let Some(target) = self.beyond() {
             return Box::pin(self.sync_claimed_beyond(target, tx, claimed)).await;
         }
         let agents = claimed.agents();
@@ -289,7 +327,8 @@ impl Syncer {
         agents: &[AgentId],
         entrance: Entrance<'_>,
     ) -> Result<Batch, (Stage, Error)> {
-        let existence = Existence::In(Target::Table(tx));
+        let table = self.counted(Target::Table(tx));
+        let existence = Existence::In(table);
         let seen = self.look(tx, shape, agents, entrance.claim(), existence);
         let seen = seen.await.map_err(|e| (Stage::Reading, e))?;
         let work = self.decide(tx, shape, reach, &seen, entrance).await;
@@ -299,7 +338,7 @@ impl Syncer {
                 // Whoever else writes assistants may hold one for long. Only we wait for that, and not for long.
                 tx.batch_execute("set local lock_timeout = '200ms'").await?;
             }
-            work.carry_out(Target::Table(tx), &seen.observed).await?;
+            work.carry_out(table, &seen.observed).await?;
             work.record(tx).await
         };
         let retries = writing.await.map_err(|e| (Stage::Writing, e))?;

@@ -9,7 +9,7 @@ use super::Syncer;
 use crate::database::{DEADLINE, Error, begin};
 use crate::ids::{AgentId, AssistantId};
 use crate::plan::Entry;
-use crate::store::batch::{Answers, Target};
+use crate::store::batch::{Answers, Counted, Target};
 use crate::{ledger, outbox, sql};
 
 /// What came of it.
@@ -46,7 +46,7 @@ impl Syncer {
         owner: &str,
     ) -> Result<Released, Error> {
         let releasing = async {
-            if let Some(target) = self.place.beyond() {
+            if let Some(target) = self.beyond() {
                 return self.release_beyond(target, agent, assistant, owner).await;
             }
             let mut client = self.database.client().await?;
@@ -59,7 +59,8 @@ impl Syncer {
             if !is_theirs(&tx, agent, assistant, owner).await? {
                 return Ok(Released::NotTheirs);
             }
-            if !Target::Table(&tx)
+            if !self
+                .counted(Target::Table(&tx))
                 .delete(&[assistant])
                 .await?
                 .is_done(assistant)
@@ -80,7 +81,7 @@ impl Syncer {
 
     async fn release_beyond(
         &self,
-        target: Target<'_>,
+        target: Counted<'_>,
         agent: AgentId,
         assistant: AssistantId,
         owner: &str,

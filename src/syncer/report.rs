@@ -1,4 +1,4 @@
-//! What is told of a batch that stands: to the log, and to whoever watches.
+//! What is told of a batch that stands: to the log, to those who count, and to whoever watches. Here, and nowhere else.
 
 use std::time::Duration;
 
@@ -53,6 +53,8 @@ impl Syncer {
         let reached = batch.outcomes.iter().filter(|(_, o)| o.is_up_to_date());
         let delays: Vec<Duration> = reached.flat_map(|(a, _)| origin.delays(*a)).collect();
         let newsworthy = batch.outcomes.iter().filter(|(_, o)| o.is_newsworthy());
+        let took = origin.began.elapsed();
+        self.metrics.batch(origin.door, &counts, &delays, took);
         self.activity.told(&Told {
             at: OffsetDateTime::now_utc(),
             door: origin.door,

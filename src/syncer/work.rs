@@ -16,7 +16,7 @@ use crate::outbox;
 use crate::plan::{Answer as Given, Claim, Observed, Planned, State, Step};
 use crate::removals::Objection;
 use crate::retry;
-use crate::store::batch::{Answer, Answers, How, Target, Write};
+use crate::store::batch::{Answer, Answers, Counted, How, Write};
 use crate::store::fingerprint;
 
 #[derive(Default)]
@@ -298,7 +298,7 @@ impl<'a> Work<'a> {
     /// Writes and deletes assistants. Returns why not all of it was tried.
     pub async fn carry_out(
         &mut self,
-        target: Target<'_>,
+        target: Counted<'_>,
         observed: &Observed,
     ) -> Result<Option<Error>, Error> {
         let writes = std::mem::take(&mut self.writes);
@@ -339,7 +339,7 @@ impl<'a> Work<'a> {
 
     async fn remove_all(
         &mut self,
-        target: Target<'_>,
+        target: Counted<'_>,
         stopped: Option<Error>,
     ) -> Result<Option<Error>, Error> {
         let (mut off, revoked) = (

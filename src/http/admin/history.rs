@@ -1,19 +1,47 @@
 //! `/history`: the last hour.
 
+use std::sync::Arc;
+
 use hyper::StatusCode;
 use serde_json::json;
 use time::OffsetDateTime;
+use tokio::time::{Instant, interval_at};
+use tokio_util::sync::CancellationToken;
 
 use super::Admin;
 use crate::activity::STEP;
 use crate::http::{Answer, json_answer};
 
 impl Admin {
-    pub(super) fn history(&self) -> Answer {
-        let samples = self.activity.history(OffsetDateTime::now_utc(), None);
+    pub(super) async fn history(&self) -> Answer {
+        let depth = self.outbox_depth().await;
+        let now = OffsetDateTime::now_utc();
+        let samples = self.watched.activity.history(now, depth);
         json_answer(
             StatusCode::OK,
             &json!({ "step_seconds": STEP.as_secs(), "samples": samples }),
         )
+    }
+
+    /// Takes a sample every half minute, until `shutdown` is called.
+    pub async fn keep_history(self: Arc<Self>, shutdown: CancellationToken) {
+        let mut steps = interval_at(Instant::now() + STEP, STEP);
+        loop {
+            tokio::select! {
+                _ = steps.tick() => {}
+                () = shutdown.cancelled() => return,
+            }
+            let depth = tokio::select! {
+                depth = self.outbox_depth() => depth,
+                () = shutdown.cancelled() => return,
+            };
+            let activity = &self.watched.activity;
+            activity.sample(OffsetDateTime::now_utc(), depth);
+        }
+    }
+
+    async fn outbox_depth(&self) -> Option<u64> {
+        let status = self.status().await;
+        u64::try_from(status.outbox.as_ref()?.depth).ok()
     }
 }

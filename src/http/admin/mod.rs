@@ -4,37 +4,65 @@
 //! | route | |
 //! |---|---|
 //! | `/live`, `/ready` | probes |
+//! | `/metrics` | what is counted, for Prometheus |
+//! | `/status` | how things are, in one word and why |
 //! | `/events`, `/history` | what the worker is doing, and did in the last hour |
 
 pub mod events;
 mod history;
+mod metrics;
 mod probes;
+mod status;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::body::Incoming;
 use hyper::header::{CACHE_CONTROL, HeaderValue};
 use hyper::{HeaderMap, Method, Request, StatusCode};
+use time::OffsetDateTime;
+use tokio_util::sync::CancellationToken;
 
-use super::{Answer, Body, Handle, Problem};
+use super::auth::Authenticator;
+use super::upstream::Upstream;
+use super::{Answer, Body, Counts, Handle, NO_ROUTE, Problem};
 use crate::activity::Activity;
 use crate::database::Database;
+use crate::metrics::Metrics;
 use crate::readiness::Readiness;
+use crate::status::Subject;
 use crate::store::Place;
+use crate::syncer::Syncer;
 use events::Events;
+use status::Known;
 
 /// How long the database may take to answer a probe.
 pub(super) const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
 pub struct Admin {
+    watched: Watched,
+    events: Events,
+    /// How things were when somebody asked last.
+    known: Known,
+}
+
+/// What the admin server tells of.
+#[derive(Debug)]
+pub struct Watched {
     pub readiness: Arc<Readiness>,
-    /// `None` in in-memory mode.
+    /// The worker's own. `None` in in-memory mode.
     pub database: Option<Database>,
+    pub subject: Subject,
     /// Where assistants live.
     pub place: Place,
+    /// `None` in in-memory mode.
+    pub syncer: Option<Arc<Syncer>>,
+    pub authenticator: Arc<Authenticator>,
+    pub upstreams: Vec<Arc<Upstream>>,
     pub activity: Arc<Activity>,
-    pub events: Events,
+    pub metrics: Arc<Metrics>,
+    pub started_at: OffsetDateTime,
 }
 
 /// What it can be asked for.
@@ -42,6 +70,8 @@ pub struct Admin {
 enum Route {
     Live,
     Ready,
+    Metrics,
+    Status,
     Events,
     History,
 }
@@ -52,14 +82,46 @@ impl Route {
         Some(match path {
             "/live" => Self::Live,
             "/ready" => Self::Ready,
+            "/metrics" => Self::Metrics,
+            "/status" => Self::Status,
             "/events" => Self::Events,
             "/history" => Self::History,
             _ => return None,
         })
     }
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Live => "/live",
+            Self::Ready => "/ready",
+            Self::Metrics => "/metrics",
+            Self::Status => "/status",
+            Self::Events => "/events",
+            Self::History => "/history",
+        }
+    }
+}
+
+impl Admin {
+    /// Streams of events end when `shutdown` is called.
+    pub fn new(watched: Watched, shutdown: CancellationToken) -> Self {
+        Self {
+            events: Events::new(watched.activity.clone(), shutdown),
+            known: Known::default(),
+            watched,
+        }
+    }
 }
 
 impl Handle for Admin {
+    fn counts(&self, request: &Request<Incoming>) -> Option<Counts<'_>> {
+        Some(Counts {
+            metrics: &self.watched.metrics,
+            server: "admin",
+            route: Route::of(request.uri().path()).map_or(NO_ROUTE, Route::word),
+        })
+    }
+
     async fn handle(&self, request: Request<Body>) -> Result<Answer, Problem> {
         if is_cross_site(request.headers()) {
             return Err(Problem::new(
@@ -74,8 +136,10 @@ impl Handle for Admin {
         let mut answer = match route {
             Route::Live => self.live(),
             Route::Ready => self.ready().await,
+            Route::Metrics => self.metrics(request.headers()).await?,
+            Route::Status => self.tell_status().await,
             Route::Events => self.events.answer(&request)?,
-            Route::History => self.history(),
+            Route::History => self.history().await,
         };
         let headers = answer.headers_mut();
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));

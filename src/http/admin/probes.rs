@@ -4,7 +4,7 @@
 use hyper::StatusCode;
 use serde_json::json;
 
-use super::{Admin, PROBE_TIMEOUT};
+use super::{Admin, PROBE_TIMEOUT, Watched};
 use crate::database::Error;
 use crate::http::{Answer, json_answer};
 
@@ -14,18 +14,7 @@ impl Admin {
     }
 
     pub(super) async fn ready(&self) -> Answer {
-        let pending = self.readiness.pending();
-        let unreachable = self.unreachable(pending.is_none()).await;
-        // Where the database is away, or the place where assistants live, so is the change loop.
-        let stuck = || {
-            let trouble = self.place.trouble().map(|trouble| trouble.to_string());
-            trouble.or_else(|| self.readiness.stuck())
-        };
-        let callers = self.readiness.callers_unknown();
-        let reasons: Vec<String> = [pending, unreachable.or_else(stuck), callers]
-            .into_iter()
-            .flatten()
-            .collect();
+        let reasons = self.not_ready().await;
         let status = if reasons.is_empty() {
             StatusCode::OK
         } else {
@@ -37,8 +26,28 @@ impl Admin {
         )
     }
 
+    /// Why not.
+    pub(super) async fn not_ready(&self) -> Vec<String> {
+        let readiness = &self.watched.readiness;
+        let pending = readiness.pending();
+        let unreachable = self.unreachable(pending.is_none()).await;
+        // Where the database is away, so is the change loop.
+        let stuck = unreachable.or_else(|| self.stuck());
+        let reasons = [pending, stuck, readiness.callers_unknown()];
+        reasons.into_iter().flatten().collect()
+    }
+
+    /// Why changes do not reach their assistants: where those live, or the change loop.
+    pub(super) fn stuck(&self) -> Option<String> {
+        let Watched {
+            place, readiness, ..
+        } = &self.watched;
+        let trouble = place.trouble().map(|trouble| trouble.to_string());
+        trouble.or_else(|| readiness.stuck())
+    }
+
     async fn unreachable(&self, is_set_up: bool) -> Option<String> {
-        let database = self.database.as_ref()?;
+        let database = self.watched.database.as_ref()?;
         let checking = async {
             match is_set_up {
                 true => database.check_schema().await,

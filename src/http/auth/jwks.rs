@@ -128,6 +128,12 @@ impl<S: Source> Jwks<S> {
         }
     }
 
+    /// How long ago the last keys were fetched that could be.
+    pub fn age(&self) -> Option<Duration> {
+        let state = self.state.borrow();
+        state.known.as_ref().map(|(_, fetched)| fetched.elapsed())
+    }
+
     /// Why no token can be verified now.
     pub fn unusable(&self) -> Option<String> {
         let state = self.state.borrow();

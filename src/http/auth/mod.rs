@@ -14,7 +14,7 @@ pub(crate) mod token;
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hyper::header::{AUTHORIZATION, WWW_AUTHENTICATE};
 use hyper::{HeaderMap, StatusCode};
@@ -124,6 +124,11 @@ impl Authenticator {
                 jwks.keep(tell, &shutdown).await;
             }
         }
+    }
+
+    /// How long ago the project's published keys were fetched. `None`: they were not, or there are none.
+    pub fn keys_age(&self) -> Option<Duration> {
+        self.jwks.as_ref()?.age()
     }
 
     /// The caller of a request with these headers, or why it is refused.

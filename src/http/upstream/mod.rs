@@ -87,6 +87,16 @@ impl Upstream {
         }
     }
 
+    /// How many requests and WebSockets are being passed through.
+    pub fn streams(&self) -> usize {
+        self.streams.taken()
+    }
+
+    /// How it went the last time: `reachable`, or what is wrong with it. `None`: nobody has asked for it yet.
+    pub fn condition(&self) -> Option<String> {
+        self.outages.condition()
+    }
+
     /// Passes a request through, its body as it comes.
     pub async fn pass(&self, request: Request<Body>) -> Result<Answer, Problem> {
         let slot = self.stream()?;
@@ -189,6 +199,7 @@ impl Upstream {
             let why = "of the transfer codings, only chunked is supported";
             return Err(self.outages.unusable(why));
         }
+        self.outages.answered();
         let (mut parts, incoming) = answer.into_parts();
         let is_empty = incoming.is_end_stream();
         parts.version = Version::HTTP_11;
@@ -216,6 +227,7 @@ impl Upstream {
                 .outages
                 .unusable("it switches to another protocol than asked"));
         }
+        self.outages.answered();
         let mut switched = empty_answer(StatusCode::SWITCHING_PROTOCOLS);
         *switched.headers_mut() = answer.headers().clone();
         head::pass_answer(switched.headers_mut(), true);

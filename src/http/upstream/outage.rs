@@ -1,7 +1,7 @@
 //! When the upstream does not answer: what its clients are told, and what the operator is, once in a while.
 
 use std::error::Error;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hyper::StatusCode;
@@ -25,6 +25,8 @@ pub struct Outages {
     unreachable: Seldom,
     broken: Seldom,
     crowded: Seldom,
+    /// How it went the last time. The error says what is wrong.
+    last: Mutex<Option<Result<(), String>>>,
 }
 
 impl Outages {
@@ -34,11 +36,31 @@ impl Outages {
             unreachable: Seldom::default(),
             broken: Seldom::default(),
             crowded: Seldom::default(),
+            last: Mutex::default(),
         }
+    }
+
+    /// There is an answer.
+    pub fn answered(&self) {
+        *self.last() = Some(Ok(()));
+    }
+
+    pub fn condition(&self) -> Option<String> {
+        let last = self.last();
+        let word = |last: &Result<(), String>| match last {
+            Ok(()) => "reachable".to_owned(),
+            Err(why) => why.clone(),
+        };
+        last.as_ref().map(word)
+    }
+
+    fn last(&self) -> MutexGuard<'_, Option<Result<(), String>>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// There is no connection, and so the upstream knows nothing of the request.
     pub fn unreachable(&self, why: &str) -> Problem {
+        *self.last() = Some(Err(format!("it cannot be reached: {why}")));
         if let Some(unsaid) = self.unreachable.say() {
             warn!(
                 upstream = self.url,
@@ -89,6 +111,7 @@ impl Outages {
     }
 
     fn broke(&self, why: &str) {
+        *self.last() = Some(Err(format!("it gave no whole answer: {why}")));
         if let Some(unsaid) = self.broken.say() {
             warn!(
                 upstream = self.url,

@@ -29,6 +29,7 @@ use super::{fingerprint, timestamp};
 use crate::config::LangGraph;
 use crate::database::Error;
 use crate::ids::{AssistantId, SYSTEM};
+use crate::metrics::StoreCalls;
 use crate::plan::Existing;
 use crate::retry::{self, Backoff};
 use answer::Assistant;
@@ -67,6 +68,11 @@ impl Server {
             late: Mutex::default(),
             broken: Mutex::default(),
         }
+    }
+
+    /// Where to count its requests. Once.
+    pub fn count_on(&self, calls: StoreCalls) {
+        self.transport.count_on(calls);
     }
 
     /// Whether anything may be sent at the moment; if not, why.

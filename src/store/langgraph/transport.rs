@@ -2,7 +2,7 @@
 //! [`Gate`] is closed.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -23,6 +23,7 @@ use crate::config::LangGraph;
 use crate::database::{Error, Fault};
 use crate::http::connector::{Connector, connector};
 use crate::http::url::HttpUrl;
+use crate::metrics::StoreCalls;
 use crate::retry::Backoff;
 use crate::telemetry::chain;
 
@@ -56,6 +57,7 @@ pub struct Transport {
     gate: Mutex<Gate>,
     /// It has not answered at some time since this was last asked.
     was_away: AtomicBool,
+    calls: OnceLock<StoreCalls>,
 }
 
 /// Why there is no answer to go by.
@@ -99,7 +101,13 @@ impl Transport {
             slots: Semaphore::new(CONCURRENCY),
             gate: Mutex::default(),
             was_away: AtomicBool::new(false),
+            calls: OnceLock::new(),
         }
+    }
+
+    pub fn count_on(&self, calls: StoreCalls) {
+        // Whoever comes later counts on the same.
+        let _ = self.calls.set(calls);
     }
 
     /// Whether anything may be sent, now or in a moment.
@@ -238,6 +246,7 @@ impl Transport {
             self.may_send().await?;
             let answered = self.once(method, path, body.clone()).await;
             drop(slot);
+            self.count(method, path, &answered);
             let now = Instant::now();
             match answered {
                 Ok(reply) if reply.status == StatusCode::TOO_MANY_REQUESTS => {
@@ -368,6 +377,24 @@ impl Transport {
         answered.unwrap_or(Err(NotAnswered::Late))
     }
 
+    fn count(&self, method: &Method, path: &str, answered: &Result<Reply, NotAnswered>) {
+        let operation = match *method {
+            Method::GET if path == INFO => "info",
+            Method::GET => "read",
+            Method::POST => "create",
+            Method::PATCH => "update",
+            _ => "delete",
+        };
+        let is_error = match answered {
+            // Not there, or there already: an answer like another.
+            Ok(reply) => !reply.status.is_success() && !is_plain_refusal(reply.status),
+            Err(_) => true,
+        };
+        if let Some(calls) = self.calls.get() {
+            calls.count(operation, is_error);
+        }
+    }
+
     /// There is no server at the moment; when there is one again, it may be another.
     fn is_away(&self, now: Instant, why: &str) {
         self.was_away.store(true, Ordering::Relaxed);
@@ -397,6 +424,11 @@ enum NotAnswered {
     Lost(String),
     Late,
     TooLarge,
+}
+
+/// It says something of the assistant, and not of the request.
+fn is_plain_refusal(status: StatusCode) -> bool {
+    matches!(status, StatusCode::NOT_FOUND | StatusCode::CONFLICT)
 }
 
 fn client(connector: Connector) -> HttpClient {
