@@ -22,7 +22,7 @@ use crate::changes::{self, listener};
 use crate::config::{self, Config, Limits, Tenancy};
 use crate::database::migrations::{self, Left};
 use crate::database::{Database, DatabaseUrl, Error};
-use crate::http::admin::{Admin, Watched};
+use crate::http::admin::{Admin, Watched, agents::Agents};
 use crate::http::api::{Api, Served};
 use crate::http::assistants::Assistants;
 use crate::http::auth::Authenticator;
@@ -122,9 +122,13 @@ impl Worker {
             metrics.clone(),
         );
 
+        // Connections of its own: whoever looks keeps none from the work.
+        let observing = config.database.as_ref();
+        let observing = observing.map(|url| Database::sized(&url.named("agent-sync admin"), 2));
         let watched = Watched {
             readiness: readiness.clone(),
-            subject: subject(&config),
+            subject: Subject::new(&config, observing.clone()),
+            agents: Agents::new(observing),
             database,
             place,
             syncer: syncer.clone(),
@@ -233,13 +237,6 @@ fn api(
         cors: http::Cors(config.cors_origins.clone()),
         metrics,
     }
-}
-
-/// What the admin server tells of. It has a connection of its own: however many wait for one to sync, it is not said that the database
-/// is away.
-fn subject(config: &Config) -> Subject {
-    let database = config.database.as_ref();
-    Subject::new(config, database.map(|url| Database::sized(url, 1)))
 }
 
 /// What syncs, as it is configured.

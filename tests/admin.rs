@@ -6,7 +6,7 @@ use std::time::Duration;
 use agent_sync::activity::{Activity, Agent, Told};
 use agent_sync::config::{Config, Limits, SCOPE, Variables};
 use agent_sync::http;
-use agent_sync::http::admin::{Admin, Watched};
+use agent_sync::http::admin::{Admin, Watched, agents::Agents};
 use agent_sync::http::auth::Authenticator;
 use agent_sync::ids::AgentId;
 use agent_sync::status::Subject;
@@ -218,6 +218,7 @@ async fn a_client_that_takes_nothing_holds_up_neither_the_worker_nor_its_end() {
         authenticator: Arc::new(Authenticator::new(&config.authentication, false)),
         upstreams: Vec::new(),
         activity: activity.clone(),
+        agents: Agents::new(None),
         metrics: Arc::default(),
         started_at: OffsetDateTime::UNIX_EPOCH,
     };

@@ -8,6 +8,7 @@ mod support;
 mod access;
 mod admin;
 mod advisors;
+mod agents;
 mod api;
 mod auth;
 mod backlog;

@@ -7,7 +7,9 @@
 //! | `/metrics` | what is counted, for Prometheus |
 //! | `/status` | how things are, in one word and why |
 //! | `/events`, `/history` | what the worker is doing, and did in the last hour |
+//! | `/agents` | which agents there are, and what is wrong with them |
 
+pub mod agents;
 pub mod events;
 mod history;
 mod metrics;
@@ -33,6 +35,7 @@ use crate::readiness::Readiness;
 use crate::status::Subject;
 use crate::store::Place;
 use crate::syncer::Syncer;
+use agents::Agents;
 use events::Events;
 use status::Known;
 
@@ -61,6 +64,7 @@ pub struct Watched {
     pub authenticator: Arc<Authenticator>,
     pub upstreams: Vec<Arc<Upstream>>,
     pub activity: Arc<Activity>,
+    pub agents: Agents,
     pub metrics: Arc<Metrics>,
     pub started_at: OffsetDateTime,
 }
@@ -74,6 +78,7 @@ enum Route {
     Status,
     Events,
     History,
+    Agents,
 }
 
 impl Route {
@@ -86,6 +91,7 @@ impl Route {
             "/status" => Self::Status,
             "/events" => Self::Events,
             "/history" => Self::History,
+            "/agents" => Self::Agents,
             _ => return None,
         })
     }
@@ -98,6 +104,7 @@ impl Route {
             Self::Status => "/status",
             Self::Events => "/events",
             Self::History => "/history",
+            Self::Agents => "/agents",
         }
     }
 }
@@ -140,6 +147,7 @@ impl Handle for Admin {
             Route::Status => self.tell_status().await,
             Route::Events => self.events.answer(&request)?,
             Route::History => self.history().await,
+            Route::Agents => self.watched.agents.list(request.uri().query()).await?,
         };
         let headers = answer.headers_mut();
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
