@@ -118,6 +118,15 @@ impl Row {
         json("agents", &self.agent)
     }
 
+    /// What to call it, whatever else its row says.
+    pub fn name(&self) -> Option<String> {
+        #[derive(Deserialize)]
+        struct Named {
+            name: Option<String>,
+        }
+        serde_json::from_str::<Named>(&self.agent).ok()?.name
+    }
+
     pub fn decode(&self) -> Result<Agent, DecodeError> {
         if let Some(bytes) = self.too_large {
             return Err(DecodeError::TooLarge(bytes));

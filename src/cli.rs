@@ -2,6 +2,8 @@
 
 use clap::{Args, Parser, Subcommand};
 
+use uuid::Uuid;
+
 use crate::scope::Scope;
 
 /// Keeps LangGraph assistants equal to the agents in a Supabase database.
@@ -51,7 +53,16 @@ pub struct SyncFlags {
     /// `all`, or `org:<uuid>[,org:<uuid>...]`. If not given: AGENT_SYNC_SCOPE, and all that have an assistant already
     #[arg(long)]
     pub scope: Option<Scope>,
+    /// Just this agent; may be given several times. It still has to be in scope, or have an assistant already
+    #[arg(long, value_name = "UUID")]
+    pub agent: Vec<Uuid>,
+    /// Say what would be done, field by field, and write nothing
+    #[arg(long)]
+    pub dry_run: bool,
     /// Remove what has to be removed, however much it is, and let go what is held
     #[arg(long)]
     pub allow_removals: bool,
+    /// Write one JSON document to standard output. Agents that are as they should be are only counted
+    #[arg(long)]
+    pub json: bool,
 }

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use crate::access::Identity;
 use crate::agent::{HEAD, LARGEST, Row};
-use crate::database::{Error, column};
+use crate::database::{Error, Param, column};
 use crate::ids::AgentId;
 use crate::pass::Extent;
 use crate::scope::Scope;
@@ -349,25 +349,40 @@ impl Shape {
         limit: usize,
     ) -> Result<Vec<AgentId>, Error> {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let page = [(&after as _, Type::UUID), (&limit as _, Type::INT8)];
-        let rows = match scope {
-            Scope::None => client.query_typed(sql!("candidates_ledger"), &page).await?,
-            Scope::All => client.query_typed(sql!("candidates_all"), &page).await?,
-            Scope::Organizations(listed) if self.tables.has_organizations => {
-                let listed: Vec<Uuid> = listed.iter().copied().collect();
-                let beyond = extent == Extent::Reach;
-                let [after, limit] = page;
-                client
-                    .query_typed(
-                        sql!("candidates_organizations"),
-                        &[
-                            after,
-                            limit,
-                            (&listed, Type::UUID_ARRAY),
-                            (&beyond, Type::BOOL),
-                        ],
-                    )
-                    .await?
+        let Some(statement) = self.candidates_statement(scope, extent)? else {
+            return Ok(Vec::new());
+        };
+        let rows = ask(client, &statement, scope, extent, after, Some(limit)).await?;
+        rows.iter().map(|row| column(row, "id")).collect()
+    }
+
+    /// How many those are altogether.
+    pub async fn count_candidates(
+        &self,
+        client: &tokio_postgres::Client,
+        scope: &Scope,
+        extent: Extent,
+    ) -> Result<u64, Error> {
+        let Some(statement) = self.candidates_statement(scope, extent)? else {
+            return Ok(0);
+        };
+        let statement = statement.trim_end().trim_end_matches(';');
+        let statement = format!("select count(*) as candidates from ({statement}) as c");
+        let rows = ask(client, &statement, scope, extent, None, None).await?;
+        let count: i64 = rows
+            .first()
+            .map_or(Ok(0), |row| column(row, "candidates"))?;
+        Ok(count.unsigned_abs())
+    }
+
+    /// `None`: there cannot be any.
+    fn candidates_statement(&self, scope: &Scope, extent: Extent) -> Result<Option<String>, Error> {
+        let statement = match scope {
+            Scope::None if extent == Extent::Existing => return Ok(None),
+            Scope::None => sql!("candidates_ledger"),
+            Scope::All => sql!("candidates_all"),
+            Scope::Organizations(_) if self.tables.has_organizations => {
+                sql!("candidates_organizations")
             }
             Scope::Organizations(_) => {
                 return Err(Error::Setup(
@@ -376,7 +391,11 @@ impl Shape {
                 ));
             }
         };
-        rows.iter().map(|row| column(row, "id")).collect()
+        let statement = statement.to_owned();
+        Ok(Some(match extent {
+            Extent::Reach | Extent::Scope => statement,
+            Extent::Existing => replace_part(statement, "ledger", ""),
+        }))
     }
 
     /// The statement that turns changes of a shared table's rows into changes of the agents that use them, if the
@@ -395,6 +414,25 @@ impl Shape {
     pub fn spread_everything(&self) -> &str {
         &self.tables.statements.spread_everything
     }
+}
+
+/// Asks for candidates.
+async fn ask(
+    client: &tokio_postgres::Client,
+    statement: &str,
+    scope: &Scope,
+    extent: Extent,
+    after: Option<AgentId>,
+    limit: Option<i64>,
+) -> Result<Vec<Record>, Error> {
+    let mut params: Vec<Param<'_>> = vec![(&after, Type::UUID), (&limit, Type::INT8)];
+    let (listed, beyond);
+    if let Scope::Organizations(organizations) = scope {
+        listed = organizations.iter().copied().collect::<Vec<Uuid>>();
+        beyond = extent == Extent::Reach;
+        params.extend([(&listed as _, Type::UUID_ARRAY), (&beyond as _, Type::BOOL)]);
+    }
+    Ok(client.query_typed(statement, &params).await?)
 }
 
 /// A row of any of the statements that read agents.

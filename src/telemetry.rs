@@ -1,8 +1,10 @@
 //! Logs: to standard error, text or JSON. Standard output is for what a command was asked for.
 
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal, Write};
 use std::panic::PanicHookInfo;
+use std::sync::{Mutex, PoisonError};
 
+use indicatif::{ProgressBar, WeakProgressBar};
 use tracing::error;
 use tracing_subscriber::EnvFilter;
 
@@ -15,7 +17,7 @@ pub fn init(log: &Log) {
     let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(|| Lines)
         .with_ansi(std::io::stderr().is_terminal());
     let started = match log.format {
         LogFormat::Text => builder.with_target(false).try_init(),
@@ -23,6 +25,32 @@ pub fn init(log: &Log) {
     };
     if started.is_ok() {
         std::panic::set_hook(Box::new(log_panic));
+    }
+}
+
+/// The progress bar on the terminal, if there is one: a line is written while it is not there.
+static BAR: Mutex<Option<WeakProgressBar>> = Mutex::new(None);
+
+/// From now on, and as long as there is this bar.
+pub fn make_room_for(bar: &ProgressBar) {
+    *BAR.lock().unwrap_or_else(PoisonError::into_inner) = Some(bar.downgrade());
+}
+
+/// Standard error, a line at a time.
+struct Lines;
+
+impl Write for Lines {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let bar = BAR.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match bar.and_then(|bar| bar.upgrade()) {
+            Some(bar) => bar.suspend(|| io::stderr().write_all(line))?,
+            None => io::stderr().write_all(line)?,
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
     }
 }
 

@@ -171,6 +171,35 @@ impl Installed {
     }
 }
 
+/// What there is of what the worker needs, as far as agents can be looked at without it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Footing {
+    /// Schema agent_sync is there, and of this version.
+    pub has_schema: bool,
+    /// The runtime's table is.
+    pub has_assistants: bool,
+}
+
+/// Looks, and changes nothing.
+///
+/// # Errors
+/// The schema is another version's: what to do.
+pub async fn footing(client: &tokio_postgres::Client) -> Result<Footing, Error> {
+    let Installed {
+        version,
+        has_assistants,
+    } = Installed::look(client).await?;
+    match version {
+        0 | LATEST => Ok(Footing {
+            has_schema: version == LATEST,
+            has_assistants,
+        }),
+        _ => Err(Error::Setup(format!(
+            "schema agent_sync is at version {version}, needed is {LATEST}: run `agent-sync migrate`"
+        ))),
+    }
+}
+
 /// Removes the triggers and the schema. Returns how many assistants of ours are left behind.
 pub async fn uninstall(database: &Database, patience: Duration) -> Result<i64, Error> {
     let mut client = database.client().await?;

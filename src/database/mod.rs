@@ -9,8 +9,9 @@ use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 
 use deadpool_postgres::{Manager, ManagerConfig, Pool, PoolError, RecyclingMethod, Timeouts};
+pub use tokio_postgres::IsolationLevel;
 use tokio_postgres::error::{DbError, SqlState};
-use tokio_postgres::{IsolationLevel, Row, SimpleQueryMessage, SimpleQueryRow, types};
+use tokio_postgres::{Row, SimpleQueryMessage, SimpleQueryRow, types};
 
 use crate::metrics::Connections;
 
@@ -244,6 +245,21 @@ pub async fn begin(client: &mut Client) -> Result<Transaction<'_>, Error> {
     let tx = builder
         .isolation_level(IsolationLevel::ReadCommitted)
         .read_only(false)
+        .start()
+        .await?;
+    tx.batch_execute(LIMITS).await?;
+    Ok(tx)
+}
+
+/// Begins a transaction in which nothing can be written. `RepeatableRead`: it sees one state of everything.
+pub async fn begin_reading(
+    client: &mut Client,
+    isolation: IsolationLevel,
+) -> Result<Transaction<'_>, Error> {
+    let builder = client.build_transaction();
+    let tx = builder
+        .isolation_level(isolation)
+        .read_only(true)
         .start()
         .await?;
     tx.batch_execute(LIMITS).await?;

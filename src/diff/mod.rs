@@ -73,6 +73,8 @@ struct Place {
     /// Whether something on the way there is named like a secret; and whether it is itself named like a URL.
     is_secret: bool,
     is_url: bool,
+    /// It is one of a list, known by its URL.
+    is_element: bool,
 }
 
 impl Place {
@@ -90,12 +92,14 @@ impl Place {
             path,
             is_secret: self.is_secret || is_secret(key),
             is_url: is_url(key),
+            is_element: false,
         }
     }
 
     fn index(&self, index: usize) -> Self {
         Self {
             path: format!("{}[{index}]", self.path),
+            is_element: false,
             ..self.clone()
         }
     }
@@ -109,6 +113,7 @@ impl Place {
         };
         Self {
             path: format!("{}[{}]{nth}", self.path, quoted(&cut(url))),
+            is_element: true,
             ..self.clone()
         }
     }
@@ -129,6 +134,10 @@ fn walk(place: &Place, before: Option<&Value>, after: Option<&Value>, found: &mu
             }
         }
         (Some(Value::Array(old)), Some(Value::Array(new))) => lists(place, old, new, found),
+        // Said in one go.
+        (Some(whole), None) | (None, Some(whole)) if place.is_element && is_small(whole) => {
+            found(place, before, after);
+        }
         (Some(whole), None) if holds_more(whole) => {
             for (place, part) in parts(place, whole) {
                 walk(&place, Some(part), None, found);
@@ -153,6 +162,12 @@ fn holds_more(value: &Value) -> bool {
         Value::Array(items) => !items.is_empty(),
         _ => false,
     }
+}
+
+fn is_small(value: &Value) -> bool {
+    let is_leaf = |value| !holds_more(value);
+    let fields = value.as_object();
+    fields.is_some_and(|fields| fields.len() <= 4 && fields.values().all(is_leaf))
 }
 
 fn parts<'a>(place: &Place, whole: &'a Value) -> Vec<(Place, &'a Value)> {
@@ -270,6 +285,15 @@ fn text(place: &Place, leaf: &Value) -> Shown {
         Value::String(text) => Shown::Text(masked(text)),
         // As long as somebody likes.
         Value::Number(number) if number.as_str().len() > SHOWN => Shown::Text(number.to_string()),
+        // A small one of a list; its URL is in its path.
+        Value::Object(fields) => {
+            let fields = fields.iter().filter(|(key, _)| *key != "url");
+            let shown = fields.map(|(key, value)| {
+                let its = whole(&text(&place.key(key), value));
+                (cut(&masked(key)), its)
+            });
+            Shown::Other(Value::Object(shown.collect()))
+        }
         other => Shown::Other(other.clone()),
     }
 }
@@ -414,8 +438,7 @@ mod tests {
         assert_eq!(
             shown(before, after),
             [
-                r#"servers["https://0"].auth_required: nothing -> true"#,
-                r#"servers["https://0"].url: nothing -> "https://0""#,
+                r#"servers["https://0"]: nothing -> {"auth_required":true}"#,
                 r#"servers["https://a/mcp"].auth_required: false -> true"#,
                 r#"servers["https://b?…"].url: "https://b?…" -> "https://b?…" (hidden)"#,
             ]
@@ -570,6 +593,7 @@ mod tests {
                 for side in [&field.before, &field.after].into_iter().flatten() {
                     let length = side.as_str().unwrap_or_default().chars().count();
                     prop_assert!(length <= SHOWN + 2 * AROUND + 3, "{}", side);
+                    prop_assert!(side.to_string().len() < 10 * SHOWN, "{}", side);
                 }
             }
         }

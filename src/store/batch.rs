@@ -138,6 +138,27 @@ impl Target<'_> {
         })
     }
 
+    /// What each of these says, as far as it exists: an assistant as the API shows it, or the fields of it that a write sets. For looking
+    /// at only; what follows from what is observed is not decided by this.
+    pub async fn said(self, ids: &[AssistantId]) -> Result<HashMap<AssistantId, Value>, Error> {
+        let mut said = HashMap::new();
+        match self {
+            Self::Table(tx) => return table::said(tx, ids).await,
+            Self::Memory(memory) => {
+                let found = ids.iter().filter_map(|id| Some((*id, memory.get(*id)?)));
+                said.extend(found.map(|(id, found)| (id, found.assistant.to_json())));
+            }
+            Self::Server(server) => {
+                for id in ids {
+                    // One that is not shown at the moment keeps nobody from looking at the others.
+                    let found = server.get(*id).await.ok().flatten();
+                    said.extend(found.map(|json| (*id, json)));
+                }
+            }
+        }
+        Ok(said)
+    }
+
     /// Writes assistants that were found like this. One that somebody has made, taken or deleted since then is left alone.
     ///
     /// # Errors

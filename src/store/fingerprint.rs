@@ -75,7 +75,7 @@ fn hash(said: Said<'_>) -> Vec<u8> {
 }
 
 /// What some servers add to a config, or leave out.
-fn is_default(key: &str, value: &Value) -> bool {
+pub(super) fn is_default(key: &str, value: &Value) -> bool {
     match key {
         "recursion_limit" => matches!(value.as_i64(), Some(0 | 25)),
         _ => is_empty(value),

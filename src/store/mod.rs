@@ -2,11 +2,12 @@
 //! agents in batches, in the transaction that also moves the ledger and the outbox ([`batch`]).
 
 pub mod batch;
+pub mod document;
 pub mod fingerprint;
 pub mod langgraph;
 pub mod memory;
 mod postgres;
-mod table;
+pub(crate) mod table;
 pub mod weight;
 
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use uuid::Uuid;
 use crate::database;
 use crate::ids::{AgentId, AssistantId, SYSTEM};
 use crate::metrics::{Metrics, StoreCalls};
+use crate::plan::Existing;
 
 /// An assistant as the LangGraph API shows it.
 #[derive(Debug, Clone, PartialEq)]
@@ -272,6 +274,14 @@ impl Place {
             server.count_on(calls.clone());
         }
         calls
+    }
+
+    /// Whether a write of an assistant that was found like this would change nothing.
+    pub fn says_so_already(&self, write: &batch::Write<'_>, found: Option<&Existing>) -> bool {
+        match self {
+            Self::Table | Self::Memory(_) => false,
+            Self::Server(_) => found.is_some_and(|found| langgraph::says_so_already(write, found)),
+        }
     }
 
     /// Whether anything may be written at the moment.

@@ -66,6 +66,45 @@ pub async fn observe(
         .collect()
 }
 
+/// The same where nothing of ours is installed yet, and perhaps no runtime's table either. What they say is nothing that we have left.
+pub async fn observe_foreign(
+    tx: &Transaction<'_>,
+    ids: &[AssistantId],
+) -> Result<HashMap<AssistantId, Existing>, Error> {
+    let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
+    let rows = tx
+        .query_typed(sql!("assistants_owners"), &[(&ids, Type::TEXT_ARRAY)])
+        .await?;
+    let existing = |row: &Row| -> Result<Existing, Error> {
+        Ok(Existing {
+            owner: column(row, "owner")?,
+            row_hash: Vec::new(),
+            foreign: Vec::new(),
+        })
+    };
+    rows.iter()
+        .map(|row| Ok((id(row)?, existing(row)?)))
+        .collect()
+}
+
+/// What each of these says, as JSON: the fields that a write sets.
+pub async fn said(
+    tx: &Transaction<'_>,
+    ids: &[AssistantId],
+) -> Result<HashMap<AssistantId, Value>, Error> {
+    let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
+    let rows = tx
+        .query_typed(sql!("assistants_said"), &[(&ids, Type::TEXT_ARRAY)])
+        .await?;
+    rows.iter()
+        .map(|row| {
+            // There may be anything in it that somebody else has written.
+            let said = serde_json::from_str(column(row, "said")?);
+            Ok((id(row)?, said.unwrap_or_default()))
+        })
+        .collect()
+}
+
 /// What another session holds, or has made, taken or deleted meanwhile, is missing from the answers.
 pub async fn write(tx: &Transaction<'_>, writes: &[Write<'_>]) -> Result<Answers<Stands>, Error> {
     let mut written = Answers::default();

@@ -17,7 +17,7 @@ use deadpool_postgres::Transaction;
 use tokio::time::Instant;
 use tracing::debug;
 
-use super::decide::{self, Existence};
+use super::decide::{self, Existence, Records};
 use super::lease::{self, Lease};
 use super::reach::{Reach, is_in_scope, shared_scope};
 use super::work::Work;
@@ -271,7 +271,18 @@ impl Syncer {
         if lease.agents.is_empty() {
             return Ok(batch);
         }
-        let Found { existing, unseen } = self.find(target, &lease.agents, entrance).await?;
+        let reading = async {
+            let mut client = self.database.client().await?;
+            let tx = begin(&mut client).await?;
+            let ids = decide::ids(&lease.agents, entrance.claim());
+            let entries = ledger::read(&tx, &lease.agents, &ids).await?;
+            tx.commit().await?;
+            client.give_back();
+            Ok(entries)
+        };
+        let entries = self.step(reading).await?;
+        let finding = self.find(target, &lease.agents, entrance, entries);
+        let Found { existing, unseen } = finding.await?;
         if !unseen.is_empty() {
             let put_off = unseen.iter().map(|(agent, why)| (*agent, why.clone()));
             batch.add(self.put_off(put_off).await?);
@@ -334,23 +345,15 @@ impl Syncer {
         .await
     }
 
-    /// Which of the agents' assistants exist.
-    async fn find(
+    /// Which of the agents' assistants exist. `entries`: what the ledger says of them.
+    pub(super) async fn find(
         &self,
         target: Counted<'_>,
         agents: &[AgentId],
         entrance: Entrance<'_>,
+        entries: HashMap<AssistantId, Entry>,
     ) -> Result<Found, Error> {
         let ids = decide::ids(agents, entrance.claim());
-        let reading = async {
-            let mut client = self.database.client().await?;
-            let tx = begin(&mut client).await?;
-            let entries = ledger::read(&tx, agents, &ids).await?;
-            tx.commit().await?;
-            client.give_back();
-            Ok(entries)
-        };
-        let entries = self.step(reading).await?;
         let all: HashSet<AssistantId> = ids.iter().chain(entries.keys()).copied().collect();
         let all: Vec<AssistantId> = all.into_iter().collect();
         let Sight {
@@ -402,9 +405,9 @@ impl Syncer {
             lease.renew(&tx, agents).await?;
             let shape = self.source.shape(tx.client()).await?;
             let shared = shared_scope(tx.client()).await?;
-            let existence = Existence::Known(existing);
+            let records = Records::of(Existence::Known(existing));
             let claim = entrance.claim();
-            let seen = self.look(&tx, &shape, agents, claim, existence).await?;
+            let seen = self.look(&tx, &shape, agents, claim, records).await?;
             tx.commit().await?;
             client.give_back();
             Ok((shape, shared, seen))
@@ -446,10 +449,10 @@ impl Syncer {
 }
 
 /// What is known of some agents' assistants.
-struct Found {
-    existing: HashMap<AssistantId, Existing>,
+pub(super) struct Found {
+    pub existing: HashMap<AssistantId, Existing>,
     /// Agents of one of whose assistants it cannot be told whether it is there.
-    unseen: HashMap<AgentId, Unseen>,
+    pub unseen: HashMap<AgentId, Unseen>,
 }
 
 /// What came of some agents.

@@ -55,6 +55,23 @@ impl Existence<'_> {
     }
 }
 
+/// Where it is looked up what there is.
+#[derive(Clone, Copy)]
+pub(super) struct Records<'a> {
+    pub existence: Existence<'a>,
+    /// `false`: our schema is not installed yet, and so nothing is ours.
+    pub has_ledger: bool,
+}
+
+impl<'a> Records<'a> {
+    pub fn of(existence: Existence<'a>) -> Self {
+        Self {
+            existence,
+            has_ledger: true,
+        }
+    }
+}
+
 /// The assistants that agents have, or get, whatever the ledger says.
 pub(super) fn ids(agents: &[AgentId], claim: Option<&Claim>) -> Vec<AssistantId> {
     let mut ids: Vec<AssistantId> = agents.iter().map(|agent| agent.canonical()).collect();
@@ -70,15 +87,39 @@ pub(super) async fn observe(
     tx: &Transaction<'_>,
     agents: &[AgentId],
     ids: &[AssistantId],
-    existence: Existence<'_>,
+    records: Records<'_>,
 ) -> Result<Observed, Error> {
-    let entries = ledger::read(tx, agents, ids).await?;
+    let entries = match records.has_ledger {
+        true => ledger::read(tx, agents, ids).await?,
+        false => HashMap::new(),
+    };
     let ids: Vec<_> = ids.iter().chain(entries.keys()).copied().collect();
-    let existing = existence.of(&ids).await?;
+    let existing = records.existence.of(&ids).await?;
     Ok(Observed { entries, existing })
 }
 
+/// What an agent's row says of whether it is to have an assistant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Listing {
+    Missing,
+    Off,
+    Active,
+}
+
 impl Seen {
+    pub fn row_of(&self, agent: AgentId) -> Listing {
+        match self.rows.get(&agent).map(Row::head) {
+            None => Listing::Missing,
+            Some(Ok(head)) if !head.is_active() => Listing::Off,
+            Some(_) => Listing::Active,
+        }
+    }
+
+    /// As the agent's row says, active or not.
+    pub fn name_of(&self, agent: AgentId) -> Option<String> {
+        self.rows.get(&agent)?.name()
+    }
+
     /// Agents that are active, and the assistant that the row of each names, where there is a column for that.
     pub fn named(&self) -> impl Iterator<Item = (AgentId, Option<&str>)> {
         self.contents.iter().filter_map(|(agent, active)| {
@@ -105,15 +146,15 @@ impl Syncer {
         shape: &Shape,
         agents: &[AgentId],
         claim: Option<&Claim>,
-        existence: Existence<'_>,
+        records: Records<'_>,
     ) -> Result<Seen, Error> {
         let ids = ids(agents, claim);
         // Sent together, answered in this order.
         let (rows, mut observed) =
-            futures::try_join!(shape.read(tx, agents), observe(tx, agents, &ids, existence))?;
+            futures::try_join!(shape.read(tx, agents), observe(tx, agents, &ids, records))?;
         let others = observed.alternatives(agents);
         if !others.is_empty() {
-            observed.add(observe(tx, &[], &others, existence).await?);
+            observed.add(observe(tx, &[], &others, records).await?);
         }
         let reserved = self.names_another_agent(tx, shape, agents, claim).await?;
         let contents = agents

@@ -17,6 +17,7 @@ mod decide;
 mod lease;
 mod outcome;
 mod permission;
+mod preview;
 mod reach;
 mod release;
 mod report;
@@ -28,8 +29,9 @@ use deadpool_postgres::Transaction;
 use tokio::sync::Semaphore;
 use tokio_postgres::types::Type;
 
-use decide::{Existence, Seen};
+use decide::{Existence, Records, Seen};
 pub use outcome::{Batch, Outcome, Summary};
+pub use preview::{Change, Forecast, PREVIEWED, Preview, Verb};
 pub use reach::stored_scope;
 use reach::{Reach, is_in_scope, shared_scope};
 pub use release::Released;
@@ -328,8 +330,8 @@ impl Syncer {
         entrance: Entrance<'_>,
     ) -> Result<Batch, (Stage, Error)> {
         let table = self.counted(Target::Table(tx));
-        let existence = Existence::In(table);
-        let seen = self.look(tx, shape, agents, entrance.claim(), existence);
+        let records = Records::of(Existence::In(table));
+        let seen = self.look(tx, shape, agents, entrance.claim(), records);
         let seen = seen.await.map_err(|e| (Stage::Reading, e))?;
         let work = self.decide(tx, shape, reach, &seen, entrance).await;
         let mut work = work.map_err(|e| (Stage::Reading, e))?;

@@ -16,7 +16,7 @@ use crate::outbox;
 use crate::plan::{Answer as Given, Claim, Observed, Planned, State, Step};
 use crate::removals::Objection;
 use crate::retry;
-use crate::store::batch::{Answer, Answers, Counted, How, Write};
+use crate::store::batch::{Answer, Answers, Counted, How, Stands, Write};
 use crate::store::fingerprint;
 
 #[derive(Default)]
@@ -24,15 +24,17 @@ pub struct Work<'a> {
     claim: Option<&'a Claim>,
     /// Whether removals count when the next ones are judged.
     counted: bool,
-    writes: Vec<Write<'a>>,
+    pub(super) writes: Vec<Write<'a>>,
     written: Vec<Written>,
     /// As they should be, though the ledger says that they failed.
     settled: Vec<AssistantId>,
     conflicts: Vec<Conflict>,
+    /// Assistants that should be ours and are somebody else's, whether or not that is known already.
+    pub(super) not_ours: Vec<(AgentId, AssistantId)>,
     /// What agents that are off have.
-    off: Vec<Off>,
+    pub(super) off: Vec<Off>,
     /// What users have who may not have the agent any more. Nothing holds these.
-    revoked: Vec<Off>,
+    pub(super) revoked: Vec<Off>,
     /// Why those that stand are not removed.
     pub objection: Option<Objection>,
     held: Vec<AssistantId>,
@@ -55,13 +57,15 @@ pub struct Work<'a> {
 }
 
 /// An entry of the ledger whose assistant is to go.
-struct Off {
-    agent: AgentId,
-    assistant: AssistantId,
+pub(super) struct Off {
+    pub agent: AgentId,
+    pub assistant: AssistantId,
     /// An assistant of ours is there.
-    stands: bool,
+    pub stands: bool,
     /// The ledger says already that its removal is held.
     held: bool,
+    /// Why, where it is not for the agent's sake.
+    pub why: Option<String>,
 }
 
 impl<'a> Work<'a> {
@@ -118,8 +122,8 @@ impl<'a> Work<'a> {
                     if id == agent.canonical() {
                         self.squatted.insert(agent);
                     }
+                    self.not_ours.push((agent, id));
                     if !known {
-                        warn!(%agent, assistant = %id, "conflict: the assistant exists and is not ours, it stays untouched");
                         self.conflicts.push(Conflict {
                             assistant_id: id,
                             agent_id: agent,
@@ -170,15 +174,12 @@ impl<'a> Work<'a> {
         let Some(entry) = observed.entries.get(&id) else {
             return;
         };
-        let stands = observed.stands(entry);
-        if stands {
-            info!(%agent, assistant = %id, %owner, why, "access lost: the user's assistant goes");
-        }
         self.revoked.push(Off {
             agent,
             assistant: id,
-            stands,
+            stands: observed.stands(entry),
             held: false,
+            why: Some(why.clone()),
         });
     }
 
@@ -194,6 +195,7 @@ impl<'a> Work<'a> {
                     assistant: entry.assistant_id,
                     stands: observed.stands(entry),
                     held: entry.state == State::Held,
+                    why: None,
                 }),
             }
             if entry.state == State::Failed {
@@ -301,12 +303,34 @@ impl<'a> Work<'a> {
         target: Counted<'_>,
         observed: &Observed,
     ) -> Result<Option<Error>, Error> {
-        let writes = std::mem::take(&mut self.writes);
+        for off in self.revoked.iter().filter(|off| off.stands) {
+            let (agent, assistant, why) = (off.agent, off.assistant, &off.why);
+            info!(%agent, %assistant, why, "access lost: the user's assistant goes");
+        }
+        let answers = target.write(&self.writes, &observed.existing).await?;
+        let stopped = self.were_written(answers, observed);
+        let standing = self.going();
+        let deleted = match stopped {
+            None => target.delete(&standing).await?,
+            stopped => Answers {
+                stopped,
+                ..Answers::default()
+            },
+        };
+        Ok(self.were_deleted(deleted))
+    }
+
+    /// Takes in what came of the writes. Returns why not all of it was tried.
+    pub(super) fn were_written(
+        &mut self,
+        answers: Answers<Stands>,
+        observed: &Observed,
+    ) -> Option<Error> {
         let Answers {
             mut answers,
             stopped,
-        } = target.write(&writes, &observed.existing).await?;
-        for write in writes {
+        } = answers;
+        for write in std::mem::take(&mut self.writes) {
             let (agent, id) = (write.assistant.agent_id, write.assistant.id);
             match answers.remove(&id) {
                 Some(Answer::Done(stands)) => {
@@ -334,40 +358,39 @@ impl<'a> Work<'a> {
                 Some(Answer::Unknown(after)) => self.postpone_for(agent, after),
             }
         }
-        self.remove_all(target, stopped).await
+        stopped
     }
 
-    async fn remove_all(
-        &mut self,
-        target: Counted<'_>,
-        stopped: Option<Error>,
-    ) -> Result<Option<Error>, Error> {
-        let (mut off, revoked) = (
+    /// The assistants that are to be deleted, now that it is clear whether any are held.
+    pub(super) fn going(&mut self) -> Vec<AssistantId> {
+        if self.objection.is_some() {
+            let (held, off): (Vec<Off>, Vec<Off>) = std::mem::take(&mut self.off)
+                .into_iter()
+                .partition(|off| off.stands);
+            for off in held {
+                self.note(off.agent, Outcome::Held);
+                self.held.extend((!off.held).then_some(off.assistant));
+            }
+            self.off = off;
+        }
+        let standing = self
+            .off
+            .iter()
+            .chain(&self.revoked)
+            .filter(|off| off.stands);
+        standing.map(|off| off.assistant).collect()
+    }
+
+    /// Takes in what came of that. Returns why not all of it was tried.
+    pub(super) fn were_deleted(&mut self, deleted: Answers<()>) -> Option<Error> {
+        let (off, revoked) = (
             std::mem::take(&mut self.off),
             std::mem::take(&mut self.revoked),
         );
-        if self.objection.is_some() {
-            off.retain(|off| {
-                if off.stands {
-                    self.note(off.agent, Outcome::Held);
-                    self.held.extend((!off.held).then_some(off.assistant));
-                }
-                !off.stands
-            });
-        }
-        let standing = off.iter().chain(&revoked).filter(|off| off.stands);
-        let standing: Vec<_> = standing.map(|off| off.assistant).collect();
-        let deleted = match stopped {
-            None => target.delete(&standing).await?,
-            stopped => Answers {
-                stopped,
-                ..Answers::default()
-            },
-        };
         self.removed = self.gone(off, &deleted, Outcome::Removed);
         let revoked = self.gone(revoked, &deleted, Outcome::Revoked);
         self.forgotten.extend(revoked);
-        Ok(deleted.stopped)
+        deleted.stopped
     }
 
     /// Those that are not there any more.
@@ -413,6 +436,10 @@ impl<'a> Work<'a> {
         }
         ledger::removed(tx, &self.removed, self.counted).await?;
         ledger::forget(tx, &self.forgotten).await?;
+        for conflict in &self.conflicts {
+            let (agent, assistant) = (conflict.agent_id, conflict.assistant_id);
+            warn!(%agent, %assistant, "conflict: the assistant exists and is not ours, it stays untouched");
+        }
         ledger::in_conflict(tx, &self.conflicts).await?;
         self.schedule(tx).await
     }

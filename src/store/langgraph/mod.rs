@@ -247,10 +247,7 @@ impl Server {
     ) -> Result<Stands, NotDone> {
         let id = write.assistant.id;
         let wanted = fingerprint::of_write(write);
-        // Of whom it takes over nothing may stay.
-        let is_taken_over = matches!(write.how, How::Adopt | How::HandOver);
-        let stands =
-            |row: &Existing| row.row_hash == wanted && (row.foreign.is_empty() || !is_taken_over);
+        let stands = |row: &Existing| is_left_alone(write, &wanted, row);
         if let Some(row) = existing.filter(|row| stands(row)) {
             return Ok(Stands {
                 row_hash: row.row_hash.clone(),
@@ -388,6 +385,17 @@ impl Server {
         }
         Err(lost)
     }
+}
+
+/// Whether an assistant that was found like this says already what it should.
+pub fn says_so_already(write: &Write<'_>, found: &Existing) -> bool {
+    is_left_alone(write, &fingerprint::of_write(write), found)
+}
+
+fn is_left_alone(write: &Write<'_>, wanted: &[u8], found: &Existing) -> bool {
+    // Of whom it takes over nothing may stay.
+    let is_taken_over = matches!(write.how, How::Adopt | How::HandOver);
+    found.row_hash == wanted && (found.foreign.is_empty() || !is_taken_over)
 }
 
 /// Why one assistant was not written or deleted.

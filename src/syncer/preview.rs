@@ -1,0 +1,497 @@
+//! What a sync would do. The same reading and deciding as for a sync, but in transactions that can write nothing, and what is decided is
+//! carried out on paper only.
+//!
+//! No lock and no lease is taken: who looks must not keep anybody waiting. So what is edited or synced meanwhile may be seen as it was
+//! before, or as it is after; the agents of one call are read as of one moment. What only a write would show (a graph that the server
+//! does not have, a trigger that refuses the row) is not foreseen.
+
+use std::collections::HashMap;
+
+use serde_json::{Value, json};
+
+use super::decide::{self, Existence, Listing, Records, Seen};
+use super::outcome::{Batch, Outcome};
+use super::reach::{Reach, shared_scope};
+use super::work::Work;
+use super::{Entrance, Syncer};
+use crate::database::migrations::{self, Footing};
+use crate::database::{Error, Fault, IsolationLevel, begin_reading};
+use crate::diff::{self, Diff};
+use crate::ids::{AgentId, AssistantId, SYSTEM};
+use crate::ledger;
+use crate::plan::{Existing, Observed};
+use crate::removals::Objection;
+use crate::scope::Scope;
+use crate::store::batch::{Answer, Answers, How, Stands, Target, Unseen, Write};
+use crate::store::{Place, document, table};
+
+/// How many agents are looked at together at most.
+pub const PREVIEWED: usize = 100;
+
+/// How many assistants of one agent are told of one by one: each of its users may have some, and they all say the same.
+const LISTED: usize = 10;
+
+/// Whose contents are in memory at a time.
+const COMPARED: usize = 8;
+
+/// In which order the parts of an assistant are told; the rest comes last.
+const ORDER: [&str; 5] = ["name", "description", "graph_id", "config", "context"];
+
+/// What a sync of some agents would come to.
+#[derive(Debug, Default)]
+pub struct Preview {
+    /// One an agent, in no particular order.
+    pub forecasts: Vec<Forecast>,
+    /// Why removals would be held.
+    pub objection: Option<Objection>,
+}
+
+/// What a sync of one agent would come to.
+#[derive(Debug)]
+pub struct Forecast {
+    pub agent: AgentId,
+    /// The agent's, or where it is gone that of its assistant. Fit to be shown.
+    pub name: Option<String>,
+    pub outcome: Outcome,
+    /// Whether anything was ever known of it.
+    pub is_known: bool,
+    /// Why that, where it is not for what its assistants say.
+    pub why: Option<String>,
+    /// Of its assistants, those to which something would happen.
+    pub changes: Vec<Change>,
+    /// How many more there are of those.
+    pub more: usize,
+    /// What its row would be made to name.
+    pub write_back: Option<AssistantId>,
+}
+
+/// What would happen to one assistant.
+#[derive(Debug)]
+pub struct Change {
+    pub assistant: AssistantId,
+    pub owner: String,
+    pub verb: Verb,
+    pub why: Option<String>,
+    /// What it would say that it does not say now.
+    pub diff: Diff,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verb {
+    Create,
+    Update,
+    Remove,
+    Hold,
+    /// It is somebody else's.
+    Conflict,
+}
+
+impl Syncer {
+    /// What there is of what a sync needs.
+    pub async fn footing(&self) -> Result<Footing, Error> {
+        self.step(async {
+            let mut client = self.database.client().await?;
+            let tx = begin_reading(&mut client, IsolationLevel::ReadCommitted).await?;
+            let footing = migrations::footing(tx.client()).await?;
+            self.source.inspect(tx.client()).await?;
+            tx.commit().await?;
+            client.give_back();
+            Ok(footing)
+        })
+        .await
+    }
+
+    /// What a pass that comes to these agents would do. An agent whose data the database cannot read fails alone.
+    pub async fn preview(&self, footing: Footing, agents: &[AgentId]) -> Result<Preview, Error> {
+        self.place.check()?;
+        let mut preview = Preview::default();
+        let mut chunks = vec![agents];
+        while let Some(chunk) = chunks.pop().filter(|chunk| !chunk.is_empty()) {
+            let error = match Box::pin(self.preview_chunk(footing, chunk)).await {
+                Ok(part) => {
+                    preview.forecasts.extend(part.forecasts);
+                    preview.objection = preview.objection.or(part.objection);
+                    continue;
+                }
+                Err(error) => error,
+            };
+            match chunk {
+                _ if error.fault() != Fault::Data => {
+                    if error.is_schema_drift() || error.denial().is_some() {
+                        self.source.outdated();
+                    }
+                    return Err(error);
+                }
+                &[agent] => preview
+                    .forecasts
+                    .push(Forecast::of(agent, Outcome::Failed(error.to_string()))),
+                _ => {
+                    let (left, right) = chunk.split_at(chunk.len() / 2);
+                    chunks.extend([right, left]);
+                }
+            }
+        }
+        Ok(preview)
+    }
+
+    async fn preview_chunk(&self, footing: Footing, agents: &[AgentId]) -> Result<Preview, Error> {
+        let (existing, unseen) = self.what_exists(footing, agents).await?;
+        let mut preview = Preview::default();
+        preview.forecasts.extend(unseen.iter().map(|(agent, why)| {
+            let outcome = match why {
+                Unseen::Refused(why) => Outcome::Failed(why.clone()),
+                Unseen::Unknown(_) => Outcome::Busy,
+            };
+            Forecast::of(*agent, outcome)
+        }));
+        let seen = agents.iter().filter(|agent| !unseen.contains_key(agent));
+        let agents: Vec<AgentId> = seen.copied().collect();
+
+        let looking = async {
+            let mut client = self.database.client().await?;
+            let tx = begin_reading(&mut client, IsolationLevel::RepeatableRead).await?;
+            let shape = self.source.shape(tx.client()).await?;
+            let shared = match footing.has_schema {
+                true => shared_scope(tx.client()).await?,
+                false => Scope::None,
+            };
+            let existence = match &existing {
+                Some(existing) => Existence::Known(existing),
+                None => Existence::In(self.counted(Target::Table(&tx))),
+            };
+            let records = Records {
+                existence,
+                has_ledger: footing.has_schema,
+            };
+            let seen = self.look(&tx, &shape, &agents, None, records).await?;
+            tx.commit().await?;
+            client.give_back();
+            Ok((shape, shared, seen))
+        };
+        let (shape, shared, seen) = self.step(looking).await?;
+        let reach = Reach {
+            shared,
+            own: &self.settings.scope,
+        };
+        let deciding = async {
+            let mut client = self.database.client().await?;
+            // It is asked twice whether an agent is edited just now, so not as of one moment.
+            let tx = begin_reading(&mut client, IsolationLevel::ReadCommitted).await?;
+            let work = self
+                .decide(&tx, &shape, &reach, &seen, Entrance::Pass)
+                .await?;
+            tx.commit().await?;
+            client.give_back();
+            Ok(work)
+        };
+        let mut work = self.step(deciding).await?;
+
+        let mut changes = self.changes(&work, &seen).await?;
+        work.rehearse(&self.place, &seen.observed);
+        let Batch {
+            outcomes,
+            write_back,
+            objection,
+            ..
+        } = self.batch(work, &seen, false);
+        preview.objection = objection;
+        let outcomes: HashMap<AgentId, Outcome> = outcomes.into_iter().collect();
+        let write_back: HashMap<AgentId, AssistantId> = write_back.into_iter().collect();
+        for agent in agents {
+            let outcome = outcomes.get(&agent).cloned().unwrap_or(Outcome::Nothing);
+            let Changes { told, more, name } = changes.remove(&agent).unwrap_or_default();
+            // Most are as they should be, and nobody is told of those.
+            let its_name = match outcome {
+                Outcome::Skipped => None,
+                _ => seen.name_of(agent).map(|name| shown(&name)),
+            };
+            preview.forecasts.push(Forecast {
+                name: its_name.or(name),
+                is_known: seen.row_of(agent) != Listing::Missing
+                    || seen.observed.entries_of(agent).next().is_some(),
+                why: why(&seen, &reach, agent, &outcome),
+                changes: told,
+                more,
+                write_back: write_back.get(&agent).copied(),
+                ..Forecast::of(agent, outcome)
+            });
+        }
+        Ok(preview)
+    }
+
+    /// Which of the agents' assistants exist, where that is not asked of the runtime's table along with the agents; and of which agents
+    /// it cannot be told.
+    async fn what_exists(
+        &self,
+        footing: Footing,
+        agents: &[AgentId],
+    ) -> Result<
+        (
+            Option<HashMap<AssistantId, Existing>>,
+            HashMap<AgentId, Unseen>,
+        ),
+        Error,
+    > {
+        let ids: Vec<AssistantId> = agents
+            .iter()
+            .flat_map(|agent| [agent.canonical(), agent.copy_for(SYSTEM)])
+            .collect();
+        let Some(target) = self.beyond() else {
+            if footing.has_schema && footing.has_assistants {
+                return Ok((None, HashMap::new()));
+            }
+            let looking = async {
+                let mut client = self.database.client().await?;
+                let tx = begin_reading(&mut client, IsolationLevel::RepeatableRead).await?;
+                let existing = match footing.has_assistants {
+                    true => table::observe_foreign(&tx, &ids).await?,
+                    false => HashMap::new(),
+                };
+                tx.commit().await?;
+                client.give_back();
+                Ok(existing)
+            };
+            return Ok((Some(self.step(looking).await?), HashMap::new()));
+        };
+        let reading = async {
+            let mut client = self.database.client().await?;
+            let tx = begin_reading(&mut client, IsolationLevel::RepeatableRead).await?;
+            let entries = match footing.has_schema {
+                true => ledger::read(&tx, agents, &decide::ids(agents, None)).await?,
+                false => HashMap::new(),
+            };
+            tx.commit().await?;
+            client.give_back();
+            Ok(entries)
+        };
+        let entries = self.step(reading).await?;
+        let found = self
+            .find(self.counted(target), agents, Entrance::Pass, entries)
+            .await?;
+        Ok((Some(found.existing), found.unseen))
+    }
+
+    /// What would happen to each assistant, by agent.
+    async fn changes(
+        &self,
+        work: &Work<'_>,
+        seen: &Seen,
+    ) -> Result<HashMap<AgentId, Changes>, Error> {
+        let mut changes: HashMap<AgentId, Changes> = HashMap::new();
+        let mut listed = Vec::new();
+        for deed in work.deeds(&self.place, &seen.observed) {
+            let of_agent = changes.entry(deed.agent).or_default();
+            of_agent.more += 1;
+            if of_agent.more <= LISTED {
+                listed.push(deed);
+            }
+        }
+        for deeds in listed.chunks(COMPARED) {
+            let there = deeds.iter().filter(|deed| deed.is_there);
+            let ids: Vec<AssistantId> = there.map(|deed| deed.assistant).collect();
+            let said = self.said(&ids).await?;
+            for deed in deeds {
+                let said = said.get(&deed.assistant);
+                let now = said.map(|said| document::now(&self.place, said));
+                let of_agent = changes.entry(deed.agent).or_default();
+                of_agent.more -= 1;
+                let name = now.as_ref().and_then(|now| now.get("name"));
+                if let Some(name) = name.and_then(Value::as_str) {
+                    of_agent.name = Some(shown(name));
+                }
+                of_agent.told.push(self.change(deed, now, &seen.observed));
+            }
+        }
+        Ok(changes)
+    }
+
+    fn change(&self, deed: &Deed<'_>, now: Option<Value>, observed: &Observed) -> Change {
+        let entry = observed.entries.get(&deed.assistant);
+        let mut change = Change {
+            assistant: deed.assistant,
+            owner: entry.map_or(SYSTEM, |entry| &entry.owner).to_owned(),
+            verb: deed.verb,
+            why: deed.why.map(str::to_owned),
+            diff: Diff::default(),
+        };
+        let Some(write) = deed.write else {
+            return change;
+        };
+        change.owner.clone_from(&write.assistant.owner);
+        if deed.is_there && now.is_none() {
+            change.why = Some("what it says now cannot be read".to_owned());
+            return change;
+        }
+        let then = document::then(&self.place, write, now.as_ref());
+        change.diff = diff::diff(&now.unwrap_or_else(|| json!({})), &then);
+        // What it is comes before what it does.
+        let rank = |path: &str| ORDER.iter().position(|name| path.starts_with(name));
+        let fields = &mut change.diff.fields;
+        fields.sort_by_key(|field| rank(&field.path).unwrap_or(ORDER.len()));
+        change.why = match write.how {
+            How::Adopt => Some("an older runtime has made it: its id is taken over".to_owned()),
+            How::HandOver => {
+                Some("it changes hands, and nothing that was its owner's stays".to_owned())
+            }
+            How::Update if change.diff.fields.is_empty() => {
+                Some("it is written anew, and says the same".to_owned())
+            }
+            How::Update | How::Insert => None,
+        };
+        change
+    }
+
+    async fn said(&self, ids: &[AssistantId]) -> Result<HashMap<AssistantId, Value>, Error> {
+        if ids.is_empty() {
+            return Ok(HashMap::new());
+        }
+        if let Some(target) = self.place.beyond() {
+            return target.said(ids).await;
+        }
+        self.step(async {
+            let mut client = self.database.client().await?;
+            let tx = begin_reading(&mut client, IsolationLevel::RepeatableRead).await?;
+            let said = Target::Table(&tx).said(ids).await?;
+            tx.commit().await?;
+            client.give_back();
+            Ok(said)
+        })
+        .await
+    }
+}
+
+impl Preview {
+    /// Of agents whose outcomes are known already.
+    pub fn of(outcomes: Vec<(AgentId, Outcome)>) -> Self {
+        let forecast = |(agent, outcome)| Forecast::of(agent, outcome);
+        Self {
+            forecasts: outcomes.into_iter().map(forecast).collect(),
+            objection: None,
+        }
+    }
+}
+
+impl Forecast {
+    fn of(agent: AgentId, outcome: Outcome) -> Self {
+        Self {
+            agent,
+            name: None,
+            outcome,
+            is_known: true,
+            why: None,
+            changes: Vec::new(),
+            more: 0,
+            write_back: None,
+        }
+    }
+}
+
+fn shown(name: &str) -> String {
+    diff::cut(&diff::masked(name))
+}
+
+/// Why a sync would come to this, where the row of the agent says it.
+fn why(seen: &Seen, reach: &Reach<'_>, agent: AgentId, outcome: &Outcome) -> Option<String> {
+    let row = seen.row_of(agent);
+    let has_had_one = seen.observed.entries_of(agent).next().is_some();
+    let why = match (outcome, row) {
+        (Outcome::Removed | Outcome::Held, Listing::Missing) => "the agent does not exist any more",
+        (Outcome::Removed | Outcome::Held, _) => "the agent is not active",
+        (Outcome::Nothing, Listing::Missing) if has_had_one => {
+            "the agent does not exist any more, and has no assistant"
+        }
+        (Outcome::Nothing, Listing::Missing) => "there is no such agent",
+        (Outcome::Nothing, Listing::Off) => "the agent is not active, and has no assistant",
+        (Outcome::Nothing, Listing::Active) => {
+            return Some(format!(
+                "the agent is not in scope ({}), and has no assistant",
+                reach.own
+            ));
+        }
+        _ => return None,
+    };
+    Some(why.to_owned())
+}
+
+/// What would happen to the assistants of an agent.
+#[derive(Default)]
+struct Changes {
+    told: Vec<Change>,
+    more: usize,
+    /// What one of them is called now.
+    name: Option<String>,
+}
+
+/// Something that would happen to an assistant.
+struct Deed<'w> {
+    agent: AgentId,
+    assistant: AssistantId,
+    verb: Verb,
+    /// There is one now, ours or not.
+    is_there: bool,
+    write: Option<&'w Write<'w>>,
+    why: Option<&'w str>,
+}
+
+impl Work<'_> {
+    fn deeds(&self, place: &Place, observed: &Observed) -> impl Iterator<Item = Deed<'_>> {
+        let writes = self.writes.iter().filter(move |write| {
+            !place.says_so_already(write, observed.existing.get(&write.assistant.id))
+        });
+        let writes = writes.map(|write| Deed {
+            agent: write.assistant.agent_id,
+            assistant: write.assistant.id,
+            verb: match write.how {
+                How::Insert => Verb::Create,
+                How::Update | How::HandOver | How::Adopt => Verb::Update,
+            },
+            is_there: write.how != How::Insert,
+            write: Some(write),
+            why: None,
+        });
+        let is_held = self.objection.is_some();
+        let off = self.off.iter().map(move |off| (off, is_held));
+        let going = off.chain(self.revoked.iter().map(|off| (off, false)));
+        let going = going.filter(|(off, _)| off.stands);
+        let going = going.map(|(off, is_held)| Deed {
+            agent: off.agent,
+            assistant: off.assistant,
+            verb: if is_held { Verb::Hold } else { Verb::Remove },
+            is_there: true,
+            write: None,
+            why: off.why.as_deref(),
+        });
+        let not_ours = self.not_ours.iter().map(|(agent, assistant)| Deed {
+            agent: *agent,
+            assistant: *assistant,
+            verb: Verb::Conflict,
+            is_there: false,
+            write: None,
+            why: Some("it exists and is not ours: it stays untouched"),
+        });
+        writes.chain(going).chain(not_ours)
+    }
+
+    /// Takes note of what would come of it, if all goes well.
+    fn rehearse(&mut self, place: &Place, observed: &Observed) {
+        let written = self.writes.iter().map(|write| {
+            let id = write.assistant.id;
+            let stands = Stands {
+                row_hash: Vec::new(),
+                untouched: place.says_so_already(write, observed.existing.get(&id)),
+            };
+            (id, Answer::Done(stands))
+        });
+        let written = Answers {
+            answers: written.collect(),
+            stopped: None,
+        };
+        self.were_written(written, observed);
+        let deleted = self.going().into_iter().map(|id| (id, Answer::Done(())));
+        let deleted = Answers {
+            answers: deleted.collect(),
+            stopped: None,
+        };
+        self.were_deleted(deleted);
+    }
+}
