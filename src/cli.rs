@@ -30,6 +30,12 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Ask the running worker whether it is ready: for a container's health check. Exit code 0 or 1, the reasons in one line
+    Health {
+        /// Whether it answers at all
+        #[arg(long)]
+        live: bool,
+    },
     /// Install or upgrade what the worker needs in the database
     Migrate {
         /// Write the SQL to standard output instead, fit for supabase/migrations/<timestamp>_agent_sync.sql

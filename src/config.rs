@@ -52,6 +52,8 @@ pub const UPSTREAM: &str = "AGENT_SYNC_UPSTREAM";
 pub const LOG: &str = "AGENT_SYNC_LOG";
 pub const LOG_FORMAT: &str = "AGENT_SYNC_LOG_FORMAT";
 
+const DEFAULT_ADMIN_ADDR: &str = "127.0.0.1:8091";
+
 /// The model of an agent that has none.
 pub const DEFAULT_MODEL_NAME: &str = "openai:gpt-4o";
 
@@ -225,7 +227,7 @@ impl Config {
             dev: reader.with_default(ROBYN_DEV, "false", boolean),
             authentication: Authentication::read(&mut reader),
             http_addr: reader.with_default(HTTP_ADDR, "127.0.0.1:8090", address),
-            admin_addr: reader.with_default(ADMIN_ADDR, "127.0.0.1:8091", address),
+            admin_addr: reader.with_default(ADMIN_ADDR, DEFAULT_ADMIN_ADDR, address),
             auto_migrate: reader.with_default(AUTO_MIGRATE, "true", boolean),
             resync_interval: reader.with_default(RESYNC_INTERVAL, "10m", interval),
             limits: reader.limits(is_in_front),
@@ -339,6 +341,16 @@ impl<'a> Reader<'a> {
 
 fn database_url(text: &str) -> Result<DatabaseUrl, String> {
     text.parse().map_err(|e: UrlError| e.to_string())
+}
+
+/// The address of the admin server, whatever the rest of the configuration is like.
+pub fn admin_addr(variables: &Variables) -> Result<SocketAddr, String> {
+    let problems = Vec::new();
+    let reader = Reader {
+        variables,
+        problems,
+    };
+    address(reader.text(ADMIN_ADDR).unwrap_or(DEFAULT_ADMIN_ADDR))
 }
 
 fn boolean(text: &str) -> Result<bool, String> {

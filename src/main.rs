@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use agent_sync::cli::Cli;
+use agent_sync::cli::{Cli, Command};
 use agent_sync::commands::{self, AnyError, Exit};
 use agent_sync::config::{Config, Variables, secrets};
 use agent_sync::telemetry;
@@ -32,6 +32,9 @@ fn main() -> ExitCode {
             ))
         })
         .collect();
+    if let Command::Health { live } = command {
+        return commands::health::run(live, &variables).into();
+    }
     commands::set_apart(&command, &mut variables);
     let config = match Config::from_variables_and_files(&variables, secrets::on_disk) {
         Ok(config) => config,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agent_sync::activity::{Activity, Agent, Told};
-use agent_sync::config::{Config, Limits, SCOPE, Variables};
+use agent_sync::config::{ADMIN_ADDR, Config, DATABASE_URL, Limits, ROBYN_DEV, SCOPE, Variables};
 use agent_sync::http;
 use agent_sync::http::admin::{Admin, Watched, agents::Agents};
 use agent_sync::http::auth::Authenticator;
@@ -16,6 +16,7 @@ use time::OffsetDateTime;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::support::binary::{self, Ended};
 use crate::support::server::Client;
 use crate::support::sse::EventSource;
 use crate::support::worker::{exchange, request};
@@ -265,4 +266,86 @@ async fn a_client_that_takes_nothing_holds_up_neither_the_worker_nor_its_end() {
     let stopping = tokio::time::timeout(Duration::from_secs(10), run).await;
     stopping.expect("it stops at once").expect("no panic");
     drop(deaf);
+}
+
+/// As a container's health check runs it.
+async fn health(args: &[&str], address: &str) -> Ended {
+    // Whatever else is wrong with the configuration.
+    let variables = [(ADMIN_ADDR, address), (SCOPE, "?"), (DATABASE_URL, "?")];
+    binary::run(&[&["health"], args].concat(), &variables).await
+}
+
+#[tokio::test]
+async fn health_says_in_one_line_and_by_its_exit_code_how_a_worker_is() {
+    let db = TestDatabase::new().await;
+    let worker = TestWorker::start(&db, ALL).await;
+    let (own, port) = (worker.admin.to_string(), worker.admin.port());
+    for address in [
+        &own,
+        &format!("0.0.0.0:{port}"),
+        &format!("[::]:{port}"),
+        &format!("localhost:{port}"),
+    ] {
+        for (args, word) in [(&[][..], "ready\n"), (&["--live"][..], "live\n")] {
+            let ended = health(args, address).await;
+            let said = (ended.code, ended.stdout.as_str(), ended.stderr.as_str());
+            assert_eq!(said, (Some(0), word, ""), "{address}");
+        }
+    }
+    worker.stop().await;
+    for args in [&[][..], &["--live"][..]] {
+        let ended = health(args, &own).await;
+        assert_eq!(
+            (ended.code, ended.stdout.as_str()),
+            (Some(1), ""),
+            "{ended:?}"
+        );
+        assert_eq!(ended.stderr.lines().count(), 1, "{ended:?}");
+        assert!(
+            ended.stderr.contains("does not answer at 127.0.0.1:"),
+            "{ended:?}"
+        );
+        assert!(ended.stderr.contains("Connection refused"), "{ended:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_worker_that_is_not_ready_is_alive_and_health_says_why() {
+    let nowhere = "postgresql://postgres@127.0.0.1:1/none";
+    let worker = TestWorker::start_with(&[(DATABASE_URL, nowhere)]).await;
+    let address = worker.admin.to_string();
+    let ended = health(&["--live"], &address).await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let ended = health(&[], &address).await;
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(
+        ended.stderr.starts_with("agent-sync: not ready: "),
+        "{ended:?}"
+    );
+    assert!(
+        ended.stderr.contains("the database does not answer"),
+        "{ended:?}"
+    );
+    assert_eq!(ended.stderr.lines().count(), 1, "{ended:?}");
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn health_knows_what_is_no_admin_server_and_what_cannot_be_asked() {
+    let api = TestWorker::start_with(&[(ROBYN_DEV, "true")]).await;
+    let silent = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+    let silent_at = silent.local_addr().expect("an address").to_string();
+    for (address, why) in [
+        (api.api.to_string().as_str(), "is no agent-sync"),
+        (silent_at.as_str(), "no answer within 5 s"),
+        ("127.0.0.1:0", "has port 0"),
+        ("nonsense", "is not an address"),
+    ] {
+        let ended = health(&[], address).await;
+        assert_eq!(ended.code, Some(1), "{ended:?}");
+        assert!(ended.stderr.contains(why), "{ended:?}");
+        assert!(ended.stderr.contains(ADMIN_ADDR), "{ended:?}");
+        assert_eq!(ended.stderr.lines().count(), 1, "{ended:?}");
+    }
+    api.stop().await;
 }

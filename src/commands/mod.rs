@@ -1,6 +1,7 @@
 //! What each command does, and with which code it ends. Standard output is for what a command was asked for; logs and errors go to
 //! standard error.
 
+pub mod health;
 mod migrate;
 mod serve;
 mod status;
@@ -83,6 +84,8 @@ pub async fn run(
         Command::Migrate { .. } => migrate::run(&config).await,
         // Printed before anything was configured.
         Command::Roles => Ok(Exit::Well),
+        // Asked before all of it was configured, and on another way.
+        Command::Health { live } => Ok(health::run(live, variables)),
         Command::Uninstall => uninstall::run(&config).await,
         Command::Demo { .. } => {
             demo::run(config, variables, stop_signal()?).await?;

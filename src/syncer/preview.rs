@@ -265,9 +265,7 @@ impl Syncer {
             Ok(entries)
         };
         let entries = self.step(reading).await?;
-        let found = self
-            .find(self.counted(target), agents, Entrance::Pass, entries)
-            .await?;
+        let found = self.find(target, agents, Entrance::Pass, entries).await?;
         Ok((Some(found.existing), found.unseen))
     }
 
