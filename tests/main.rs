@@ -33,6 +33,7 @@ mod mapping;
 mod migrations;
 mod ownership;
 mod places;
+mod plan;
 mod properties;
 mod push;
 mod relay;

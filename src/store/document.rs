@@ -120,8 +120,12 @@ fn document(place: &Place, said: Said<'_>) -> Value {
 fn doubles(value: &mut Value) {
     match value {
         Value::Number(number) => {
-            let double = number.to_string().parse().ok().and_then(Number::from_f64);
-            *number = double.unwrap_or_else(|| number.clone());
+            let double = number.to_string().parse().ok();
+            let plain = double.and_then(|double: f64| match double as i64 {
+                whole if whole as f64 == double => Some(whole.into()),
+                _ => Number::from_f64(double),
+            });
+            *number = plain.unwrap_or_else(|| number.clone());
         }
         Value::Array(items) => items.iter_mut().for_each(doubles),
         Value::Object(fields) => fields.values_mut().for_each(doubles),

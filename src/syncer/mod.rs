@@ -14,6 +14,7 @@
 
 mod beyond;
 mod decide;
+mod forecast;
 mod lease;
 mod outcome;
 mod permission;
@@ -30,8 +31,9 @@ use tokio::sync::Semaphore;
 use tokio_postgres::types::Type;
 
 use decide::{Existence, Records, Seen};
+pub use forecast::{Change, Forecast, Preview, Verb};
 pub use outcome::{Batch, Outcome, Summary};
-pub use preview::{Change, Forecast, PREVIEWED, Preview, Verb};
+pub use preview::PREVIEWED;
 pub use reach::stored_scope;
 use reach::{Reach, is_in_scope, shared_scope};
 pub use release::Released;

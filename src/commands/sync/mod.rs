@@ -1,6 +1,6 @@
 //! `agent-sync sync`: one pass, and the verdict in the exit code; or, with `--dry-run`, what it would do.
 
-mod forecast;
+mod plan;
 mod report;
 mod terminal;
 
@@ -18,8 +18,8 @@ use crate::ids::AgentId;
 use crate::pass::{self, Candidates, Extent, Progress};
 use crate::removals::MaxRemovals;
 use crate::syncer::{Outcome, Summary, Syncer};
-use crate::worker;
-use forecast::Plan;
+use crate::{telemetry, worker};
+use plan::Plan;
 use report::Report;
 use terminal::Terminal;
 
@@ -80,7 +80,7 @@ async fn sync(
     let passed = pass(config, syncer, candidates, stop, &mut report).await;
     let error = match &passed {
         Ok(()) => stop.is_cancelled().then(|| STOPPED.to_owned()),
-        Err(e) => Some(e.to_string()),
+        Err(e) => Some(telemetry::chain(&**e)),
     };
     report.end(error.as_deref());
     passed?;
@@ -122,7 +122,7 @@ async fn pass(
                 .iter()
                 .for_each(|(agent, outcome)| report.tell(*agent, outcome))
         });
-        terminal.comes_on(outcomes.len(), &report.summary);
+        terminal.comes_on(outcomes.len(), &report.so_far());
         if !terminal.is_shown() && progress.is_due(Instant::now()) {
             info!("Sync so far: {}", report.summary);
         }
@@ -159,7 +159,7 @@ async fn preview(
     };
     let error = match &looked {
         Ok(stopped) => stopped.clone(),
-        Err(e) => Some(e.to_string()),
+        Err(e) => Some(telemetry::chain(&**e)),
     };
     plan.end(error.as_deref());
     match looked? {
@@ -192,7 +192,7 @@ async fn look(
     pass::preview(syncer, footing, &candidates, |preview| {
         let agents = preview.forecasts.len();
         let told = terminal.beside(|| plan.tell(preview));
-        terminal.comes_on(agents, plan);
+        terminal.comes_on(agents, &plan.so_far());
         told
     })
     .await?;

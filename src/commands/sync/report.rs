@@ -63,6 +63,27 @@ impl Report {
         }
     }
 
+    pub fn so_far(&self) -> [(usize, &'static str); 7] {
+        let Summary {
+            created,
+            updated,
+            skipped,
+            failed,
+            removed,
+            held,
+            conflict,
+        } = self.summary;
+        [
+            (failed, "failed"),
+            (held, "held"),
+            (conflict, "in conflict"),
+            (created, "created"),
+            (updated, "updated"),
+            (removed, "removed"),
+            (skipped, "unchanged"),
+        ]
+    }
+
     /// `error`: why it did not come to its end.
     pub fn end(&mut self, error: Option<&str>) {
         let summary = &self.summary;

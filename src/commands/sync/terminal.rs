@@ -1,6 +1,5 @@
 //! How far a pass is, as a bar on the terminal. Nothing is drawn where standard error is none.
 
-use std::fmt::Display;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -13,16 +12,15 @@ pub(super) struct Terminal(ProgressBar);
 impl Terminal {
     /// `count`: to how many agents the pass comes. Asked only if that is of any use.
     pub async fn show<E>(count: impl AsyncFnOnce() -> Result<u64, E>) -> Result<Self, E> {
-        let bar = ProgressBar::new(0);
+        let bar = ProgressBar::no_length();
         if bar.is_hidden() {
             return Ok(Self(bar));
         }
-        bar.set_length(count().await?);
-        if let Ok(style) = ProgressStyle::with_template(
-            "{spinner} {bar:30} {pos}/{len} agents, {eta} left  {wide_msg}",
-        ) {
+        let template = "{spinner} {bar:20} {pos}/{len} agents  {wide_msg}";
+        if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style);
         }
+        bar.set_length(count().await?);
         // A batch may take a while.
         bar.enable_steady_tick(Duration::from_millis(120));
         telemetry::make_room_for(&bar);
@@ -38,10 +36,13 @@ impl Terminal {
         self.0.suspend(write)
     }
 
-    pub fn comes_on(&self, agents: usize, so_far: &impl Display) {
+    /// `so_far`: what came of them, counted.
+    pub fn comes_on(&self, agents: usize, so_far: &[(usize, &str)]) {
         if self.is_shown() {
             self.0.inc(agents as u64);
-            self.0.set_message(so_far.to_string());
+            let counts = so_far.iter().filter(|(count, _)| *count > 0);
+            let counts: Vec<String> = counts.map(|(count, of)| format!("{count} {of}")).collect();
+            self.0.set_message(counts.join(", "));
         }
     }
 }

@@ -1,7 +1,6 @@
 //! What `--dry-run` says on standard output: agent by agent as it goes, field by field, and at the end how many of what; with `--json` one
 //! document. Agents that are as they should be are only counted.
 
-use std::fmt;
 use std::ops::ControlFlow;
 
 use serde_json::{Value, json};
@@ -94,6 +93,27 @@ impl Plan {
         ControlFlow::Continue(())
     }
 
+    pub fn so_far(&self) -> [(usize, &'static str); 7] {
+        let Counts {
+            create,
+            update,
+            remove,
+            unchanged,
+            conflict,
+            held,
+            failed,
+        } = self.counts;
+        [
+            (create, "to create"),
+            (update, "to update"),
+            (remove, "to remove"),
+            (unchanged, "unchanged"),
+            (conflict, "in conflict"),
+            (held, "held"),
+            (failed, "failing"),
+        ]
+    }
+
     /// `error`: why it did not come to its end.
     pub fn end(&mut self, error: Option<&str>) {
         let held = self.objection.as_ref().map(Objection::to_string);
@@ -126,7 +146,13 @@ impl Plan {
                 if let Some(held) = held {
                     print(&format!("Held: {held}."));
                 }
-                print(&format!("Plan: {self}."));
+                // What is to be done is told, even if that is nothing.
+                let told = self.so_far().into_iter().enumerate();
+                let told = told.filter(|(n, (count, _))| *n < 4 || *count > 0);
+                let told: Vec<String> = told
+                    .map(|(_, (count, of))| format!("{count} {of}"))
+                    .collect();
+                print(&format!("Plan: {}.", told.join(", ")));
             }
         }
     }
@@ -144,35 +170,6 @@ impl Counts {
             Outcome::Failed(_) | Outcome::Busy => &mut self.failed,
             Outcome::Nothing => return,
         } += 1;
-    }
-}
-
-/// As far as it has got.
-impl fmt::Display for Plan {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Counts {
-            create,
-            update,
-            remove,
-            unchanged,
-            conflict,
-            held,
-            failed,
-        } = self.counts;
-        write!(
-            f,
-            "{create} to create, {update} to update, {remove} to remove, {unchanged} unchanged"
-        )?;
-        for (count, word) in [
-            (conflict, "in conflict"),
-            (held, "held"),
-            (failed, "failing"),
-        ] {
-            if count > 0 {
-                write!(f, ", {count} {word}")?;
-            }
-        }
-        Ok(())
     }
 }
 
