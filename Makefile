@@ -1,12 +1,12 @@
-# demo · test · soak · fuzz · lint · bench · advisors: each installs what it needs and is missing.
+# demo · test · soak · fuzz · lint · bench · advisors · image: each installs what it needs and is missing.
 
-.PHONY: demo test soak fuzz lint bench advisors postgres pgbouncer supabase langgraph cargo-fuzz
+.PHONY: demo test soak fuzz lint bench advisors image image-local postgres pgbouncer supabase langgraph engine podman compose kubernetes cargo-fuzz
 
 demo: postgres
 	cargo run --quiet -- demo
 
 # Everything twice: with workers that log in as a superuser, and as the role of sql/roles.sql.
-test: postgres pgbouncer supabase langgraph
+test: postgres pgbouncer supabase langgraph podman image-local compose kubernetes
 	cargo test
 	AGENT_SYNC_TEST_ROLE=worker cargo test --test integration
 
@@ -40,6 +40,25 @@ bench: postgres langgraph
 	cargo bench --bench bulk -- $(or $(AGENTS),100000)
 	ulimit -n 4096 && cargo bench --bench attack
 	cargo test --release --test integration -- --ignored --exact runtime::what_passing_through_costs --nocapture
+
+# The container image, `agent-sync`, by podman or else docker. It is compiled in a container; where the image for that cannot be
+# pulled, here.
+ENGINE = $(shell command -v podman >/dev/null || ! docker info >/dev/null 2>&1 && echo podman || echo docker)
+BUILD = $(ENGINE) build $(if $(filter podman,$(ENGINE)),--format docker) --file deploy/Dockerfile --tag agent-sync
+image: engine
+	@base=$$(sed -n 's/^FROM \(.*\) AS build$$/\1/p' deploy/Dockerfile); \
+	if $(ENGINE) image inspect $$base >/dev/null 2>&1 || $(ENGINE) pull $$base; then $(BUILD) .; \
+	else echo "$$base cannot be pulled: the binary is compiled here"; $(MAKE) image-local; fi
+
+# The same of a static binary that is compiled here, with this machine's CA roots.
+HOST = $(shell rustc -vV | sed -n 's/^host: //p')
+image-local: engine
+	RUSTFLAGS="$$RUSTFLAGS -C target-feature=+crt-static" cargo build --release --locked --bin agent-sync --target $(HOST)
+	@mkdir -p target/image && install -m 755 target/$(HOST)/release/agent-sync target/image
+	@for roots in "$$SSL_CERT_FILE" /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt /etc/ssl/ca-bundle.pem ""; do \
+	  if test -s "$$roots"; then break; fi; done; \
+	install -m 644 "$${roots:?no bundle of CA roots is in the usual places: name one by SSL_CERT_FILE}" target/image/ca-certificates.crt
+	$(BUILD) --target local target/image
 
 # PostgreSQL's server, psql, and curl for the lines that the demo prints.
 postgres:
@@ -75,6 +94,25 @@ langgraph:
 	  npm install --no-save --no-audit --no-fund --fetch-retries=1 --loglevel=error --prefix target/langgraph-sdk @langchain/langgraph-sdk@$(LANGGRAPH_JS) \
 	  && touch target/langgraph-sdk@$(LANGGRAPH_JS) \
 	  || { echo "npm could not install @langchain/langgraph-sdk@$(LANGGRAPH_JS) from its registry, without which tests/sdk.rs fails. Elsewhere: LANGGRAPH_SDK_JS=<directory with its node_modules>"; exit 1; }; fi
+
+# What builds the image. The tests run it with podman, which takes no daemon.
+engine:
+	@if test $(ENGINE) = docker || command -v podman >/dev/null; then :; else $(call install,podman runc); fi
+podman:
+	@if command -v podman >/dev/null; then :; else $(call install,podman runc); fi
+
+# Reads deploy/compose.yaml, for tests/deploy.rs.
+compose:
+	@if command -v docker-compose >/dev/null; then :; else $(call install,docker-compose); fi
+
+# Knows Kubernetes' schemas, for tests/deploy.rs.
+KUBERNETES = kubernetes-validate==1.37.0
+kubernetes:
+	@if python3 -c 'import venv, ensurepip' 2>/dev/null; then :; else $(call install,python3 python3-venv); fi
+	@if test -e target/$(KUBERNETES); then :; else \
+	  rm -rf target/kubernetes && python3 -m venv target/kubernetes \
+	  && target/kubernetes/bin/pip install --quiet --disable-pip-version-check --retries=1 $(KUBERNETES) && touch target/$(KUBERNETES) \
+	  || { echo "pip could not install $(KUBERNETES) from its index, without which tests/deploy.rs fails."; exit 1; }; fi
 
 # libFuzzer is C++, and only a nightly compiler instruments for it.
 cargo-fuzz:

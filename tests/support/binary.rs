@@ -55,7 +55,12 @@ pub struct Running {
 
 impl Running {
     pub fn start(args: &[&str], variables: &[(&str, &str)]) -> Self {
-        let mut child = command(args, variables)
+        Self::spawn(command(args, variables))
+    }
+
+    /// Whatever runs `agent-sync`.
+    pub fn spawn(mut command: Command) -> Self {
+        let mut child = command
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()

@@ -2,6 +2,7 @@
 
 pub mod binary;
 pub mod cluster;
+pub mod container;
 pub mod database;
 pub mod dice;
 pub mod double;
