@@ -36,6 +36,12 @@ pub enum Command {
         #[arg(long)]
         live: bool,
     },
+    /// Check all that goes wrong in real installations, and say what mends it. Writes nothing. Exit code 0: nothing is wrong; 2: something is
+    Doctor {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Install or upgrade what the worker needs in the database
     Migrate {
         /// Write the SQL to standard output instead, fit for supabase/migrations/<timestamp>_agent_sync.sql

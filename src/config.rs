@@ -53,6 +53,41 @@ pub const LOG: &str = "AGENT_SYNC_LOG";
 pub const LOG_FORMAT: &str = "AGENT_SYNC_LOG_FORMAT";
 
 const DEFAULT_ADMIN_ADDR: &str = "127.0.0.1:8091";
+/// All that is read, but for the variables that name files ([`secrets`]).
+pub const NAMES: [&str; 32] = [
+    DATABASE_URL,
+    STORE,
+    LANGGRAPH_API_URL,
+    LANGGRAPH_API_KEY,
+    LANGGRAPH_HEADERS,
+    LANGGRAPH_TIMEOUT,
+    SCOPE,
+    SUPABASE_URL,
+    SUPABASE_JWKS_URL,
+    SUPABASE_JWT_SECRET,
+    ALLOW_SERVICE_ROLE,
+    ALLOW_ANONYMOUS,
+    AUTHENTICATOR_URL,
+    AUTHORIZE,
+    RECHECK_ACCESS,
+    ROBYN_DEV,
+    HTTP_ADDR,
+    ADMIN_ADDR,
+    UPSTREAM,
+    DEFAULT_MODEL,
+    AUTO_MIGRATE,
+    RESYNC_INTERVAL,
+    ON_REMOVE,
+    MAX_REMOVALS,
+    WRITE_BACK,
+    MAX_BODY,
+    MAX_CONNECTIONS,
+    MAX_REQUESTS,
+    MAX_STREAMS,
+    CORS_ORIGINS,
+    LOG,
+    LOG_FORMAT,
+];
 
 /// The model of an agent that has none.
 pub const DEFAULT_MODEL_NAME: &str = "openai:gpt-4o";

@@ -37,6 +37,7 @@
 //! | [`ledger`] | which assistants are ours |
 //! | [`store`] | where assistants live: the runtime's Postgres table, a LangGraph server, or memory |
 //! | [`status`] | how an installation is, in one word and why: `agent-sync status`, `/status` |
+//! | [`doctor`] | what goes wrong in real installations, checked one by one |
 //! | [`write_back`] | `public.agents.langgraph_assistant_id` |
 //! | [`database`] | connecting, the pool, transactions, migrations |
 //! | [`demo`] | a throw-away Postgres with a believable data set |
@@ -55,6 +56,7 @@ pub mod config;
 pub mod database;
 pub mod demo;
 pub mod diff;
+pub mod doctor;
 pub mod doorbell;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use agent_sync::cli::{Cli, Command};
+use agent_sync::cli::Cli;
 use agent_sync::commands::{self, AnyError, Exit};
 use agent_sync::config::{Config, Variables, secrets};
 use agent_sync::telemetry;
@@ -20,10 +20,6 @@ fn main() -> ExitCode {
             };
         }
     };
-    if let Some(script) = commands::script(&command) {
-        print!("{script}");
-        return Exit::Well.into();
-    }
     let mut variables: Variables = std::env::vars_os()
         .filter_map(|(name, value)| {
             Some((
@@ -32,8 +28,8 @@ fn main() -> ExitCode {
             ))
         })
         .collect();
-    if let Command::Health { live } = command {
-        return commands::health::run(live, &variables).into();
+    if let Some(exit) = commands::at_once(&command, &variables) {
+        return exit.into();
     }
     commands::set_apart(&command, &mut variables);
     let config = match Config::from_variables_and_files(&variables, secrets::on_disk) {
@@ -53,6 +49,9 @@ fn main() -> ExitCode {
         Ok(exit) => exit.into(),
         Err(e) => {
             eprintln!("agent-sync: {}", telemetry::chain(&*e));
+            if e.is::<agent_sync::database::Error>() {
+                eprintln!("`agent-sync doctor` finds out what is wrong, and what mends it");
+            }
             Exit::Failure.into()
         }
     }

@@ -20,7 +20,7 @@ use crate::scope::Scope;
 use crate::sql;
 
 /// What the mapping reads, by table. Only `agents.id` is essential.
-const COLUMNS: [(&str, &[&str]); 5] = [
+pub const COLUMNS: [(&str, &[&str]); 5] = [
     (
         "agents",
         &[
@@ -50,7 +50,7 @@ const COLUMNS: [(&str, &[&str]); 5] = [
 const PARAMETERS: [&str; 3] = ["sampling_params", "temperature", "max_tokens"];
 
 /// What is asked in a look around: the source tables' columns, and which server has them.
-const LOOK: &str = concat!(sql!("source_columns"), "union all\n", sql!("server"));
+pub const LOOK: &str = concat!(sql!("source_columns"), "union all\n", sql!("server"));
 
 /// Reads agents from one database.
 #[derive(Debug, Default)]
@@ -98,22 +98,13 @@ struct Statements {
     read_as_caller: String,
     list_as_caller: String,
     acting: String,
+    graphs: String,
 }
 
 impl Source {
     /// Looks at the tables. An error if there is no `public.agents` with an `id`.
     pub async fn inspect(&self, client: &tokio_postgres::Client) -> Result<Arc<Shape>, Error> {
-        let mut columns: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-        for row in client.query_typed(LOOK, &[]).await? {
-            columns
-                .entry(column(&row, "source")?)
-                .or_default()
-                .insert(column(&row, "name")?);
-        }
-        let place = columns
-            .remove("server")
-            .and_then(|mut place| place.pop_first());
-        let shape = Arc::new(Shape::of(&columns, place.unwrap_or_default())?);
+        let shape = Arc::new(Shape::seen(&client.query_typed(LOOK, &[]).await?)?);
         let now = Known {
             shape: Some(shape.clone()),
             is_outdated: false,
@@ -157,6 +148,26 @@ impl Source {
 }
 
 impl Shape {
+    /// What came of [`LOOK`].
+    pub fn seen(rows: &[Record]) -> Result<Self, Error> {
+        let mut columns: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for row in rows {
+            columns
+                .entry(column(row, "source")?)
+                .or_default()
+                .insert(column(row, "name")?);
+        }
+        let place = columns
+            .remove("server")
+            .and_then(|mut place| place.pop_first());
+        Self::of(&columns, place.unwrap_or_default())
+    }
+
+    /// Tables and columns that agents are synced without.
+    pub fn missing(&self) -> &[String] {
+        &self.tables.missing
+    }
+
     fn of(columns: &BTreeMap<String, BTreeSet<String>>, place: String) -> Result<Self, Error> {
         let has =
             |table: &str, name: &str| columns.get(table).is_some_and(|names| names.contains(name));
@@ -213,6 +224,7 @@ impl Shape {
                 ("organization", has_organizations, "null"),
                 ("status", has("agents", "status"), "true"),
                 ("deleted_at", has("agents", "deleted_at"), "true"),
+                ("graph_id", has("agents", "graph_id"), "null::text"),
                 (
                     "anonymous",
                     has("auth.users", "is_anonymous"),
@@ -242,6 +254,7 @@ impl Shape {
                 read_as_caller: as_caller(sql!("read_as_caller")),
                 list_as_caller: fit(&as_caller(sql!("list_as_caller"))),
                 acting: replace_part(sql!("acting").to_owned(), "names", &mapped('\'')),
+                graphs: fit(sql!("doctor_graphs")),
             },
         };
         Ok(Self {
@@ -292,6 +305,11 @@ impl Shape {
     /// Which database was looked at.
     pub fn place(&self) -> &str {
         &self.place
+    }
+
+    /// The statement that tells which graphs active agents name.
+    pub fn graphs(&self) -> &str {
+        &self.tables.statements.graphs
     }
 
     /// Whether agents have organizations that are known.

@@ -76,3 +76,12 @@ pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     }
     text
 }
+
+/// Text that somebody else has written, for a terminal: what would move the cursor or begin a line of its own is shown as such.
+pub fn printable(text: &str) -> String {
+    let shown = |c: char| match c.is_control() {
+        true => char::REPLACEMENT_CHARACTER,
+        false => c,
+    };
+    text.chars().map(shown).collect()
+}

@@ -27,6 +27,7 @@ mod faults;
 mod http;
 mod image;
 mod in_memory;
+mod installations;
 mod langgraph;
 mod lazy_sync;
 mod limits;

@@ -1,70 +1,8 @@
 //! TLS to the database, in libpq's degrees of trust.
 
 use agent_sync::database::{Database, DatabaseUrl};
-use agent_sync::demo::postgres::Postgres;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 
-struct Authority {
-    issuer: CertifiedIssuer<'static, KeyPair>,
-}
-
-impl Authority {
-    /// Two authorities of one name, as Supabase has them.
-    fn new() -> Self {
-        let mut params = CertificateParams::new(Vec::new()).expect("params");
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params
-            .distinguished_name
-            .push(rcgen::DnType::CommonName, "Test Root CA");
-        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key"))
-            .expect("a root");
-        Self { issuer }
-    }
-
-    fn pem(&self) -> String {
-        self.issuer.pem()
-    }
-
-    /// Certificate and key, in PEM.
-    fn issue(&self, host: &str) -> (String, String) {
-        let key = KeyPair::generate().expect("a key");
-        let params = CertificateParams::new(vec![host.to_owned()]).expect("params");
-        let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
-        (certificate.pem(), key.serialize_pem())
-    }
-}
-
-/// A server that only takes TLS, with this certificate.
-async fn server(certificate: &str, key: &str) -> Postgres {
-    let postgres = Postgres::start(&[]).await.expect("a cluster");
-    let hba = "hostssl all all all trust";
-    for (file, text) in [
-        ("server.crt", certificate),
-        ("server.key", key),
-        ("pg_hba.conf", hba),
-    ] {
-        // As base64, since `copy` escapes line ends. The server's user owns the files, as it must.
-        let encoded =
-            format!("translate(encode(convert_to('{text}', 'UTF8'), 'base64'), E'\n', '')");
-        let into = format!("base64 -d > {file} && chmod 600 {file}");
-        postgres
-            .execute(
-                "postgres",
-                &format!("copy (select {encoded}) to program '{into}'"),
-            )
-            .await
-            .expect("a file");
-    }
-    postgres
-        .execute("postgres", "alter system set ssl = on")
-        .await
-        .expect("ssl");
-    postgres
-        .execute("postgres", "select pg_reload_conf()")
-        .await
-        .expect("reloaded");
-    postgres
-}
+use crate::support::tls::{Authority, server};
 
 async fn connects(url: &str) -> Result<(), String> {
     let url: DatabaseUrl = url.parse().map_err(|e| format!("{e}"))?;
@@ -84,7 +22,7 @@ async fn each_sslmode_trusts_what_it_should() {
     let wrong = wrong.display();
 
     let (certificate, key) = ours.issue("localhost");
-    let postgres = server(&certificate, &key).await;
+    let postgres = server(&certificate, &key, "hostssl all all all trust").await;
     let at = |host: &str, query: &str| {
         format!(
             "postgresql://postgres@{host}:{}/postgres?{query}",

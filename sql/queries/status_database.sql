@@ -1,7 +1,7 @@
 -- Which server this is and who we are; and how many workers listen, and how many connections of workers there are besides, in this
 -- database. (What a session calls itself is shown to every role.)
 select split_part(current_setting('server_version'), ' ', 1) as version, current_user::text as role,
-  current_database()::text as name,
+  current_database()::text as name, to_regclass('public.agents') is not null as has_agents,
   (
     select count(*)
     from pg_catalog.pg_stat_activity

@@ -8,5 +8,4 @@ select (
     select m.event || ' on ' || m.source
     from agent_sync.missing_triggers() with ordinality as m (source, event, ddl, position)
     order by m.position
-  ) as missing,
-  to_regclass('public.agents') is not null as has_agents;
+  ) as missing;

@@ -248,10 +248,18 @@ impl Access {
     /// Says what to mend.
     pub async fn check(&self, shape: &Shape) -> Result<(), Error> {
         if !self.is_open() {
-            self.acting(For::Syncs, PATIENCE, shape, async |_| Ok(()))
-                .await?;
+            self.is_privileged(shape).await?;
         }
         Ok(())
+    }
+
+    /// Whether users may read every column that the mapping uses. If not, all of them are denied every agent.
+    ///
+    /// # Errors
+    /// As of [`Self::check`].
+    pub async fn is_privileged(&self, shape: &Shape) -> Result<bool, Error> {
+        let acting = self.acting(For::Syncs, PATIENCE, shape, async |_| Ok(()));
+        Ok(acting.await?.is_some())
     }
 
     /// What the answer means for an agent that the worker itself has read like this.
@@ -423,8 +431,11 @@ fn no_role(error: Error) -> Error {
     match error.fault() {
         Fault::Passing | Fault::Locked => error,
         Fault::Setup | Fault::Data => Error::Setup(format!(
-            "the role that lazy sync logs in as cannot become {ROLE} ({error}): `grant {ROLE} to` it, or name one that can \
+            "the role that lazy sync logs in as cannot become {ROLE} ({}): `grant {ROLE} to` it, or name one that can \
              (PostgREST's authenticator) in {}",
+            error
+                .denial()
+                .map_or_else(|| error.to_string(), str::to_owned),
             config::AUTHENTICATOR_URL
         )),
     }

@@ -1,7 +1,8 @@
 //! What each command does, and with which code it ends. Standard output is for what a command was asked for; logs and errors go to
 //! standard error.
 
-pub mod health;
+mod doctor;
+mod health;
 mod migrate;
 mod serve;
 mod status;
@@ -55,13 +56,16 @@ impl Exit {
     }
 }
 
-/// What a command writes that needs no configuration.
-pub fn script(command: &Command) -> Option<String> {
+/// What needs no configuration is done at once, and `Some` is how it ended.
+pub fn at_once(command: &Command, variables: &Variables) -> Option<Exit> {
     match command {
-        Command::Migrate { print: true } => Some(migrations::script()),
-        Command::Roles => Some(migrations::ROLES.to_owned()),
-        _ => None,
+        Command::Migrate { print: true } => print!("{}", migrations::script()),
+        Command::Roles => print!("{}", migrations::ROLES),
+        // Whatever else is wrong with it, the running worker is asked.
+        Command::Health { live } => return Some(health::run(*live, variables)),
+        _ => return None,
     }
+    Some(Exit::Well)
 }
 
 /// What the environment says does not count for every command.
@@ -81,11 +85,10 @@ pub async fn run(
         Command::Serve => serve::run(config).await,
         Command::Sync(flags) => sync::run(config, flags).await,
         Command::Status { json } => status::run(&config, json).await,
+        Command::Doctor { json } => doctor::run(&config, variables, json).await,
         Command::Migrate { .. } => migrate::run(&config).await,
-        // Printed before anything was configured.
-        Command::Roles => Ok(Exit::Well),
-        // Asked before all of it was configured, and on another way.
-        Command::Health { live } => Ok(health::run(live, variables)),
+        // Done at once, before anything was configured.
+        Command::Roles | Command::Health { .. } => Ok(Exit::Well),
         Command::Uninstall => uninstall::run(&config).await,
         Command::Demo { .. } => {
             demo::run(config, variables, stop_signal()?).await?;

@@ -121,6 +121,23 @@ pub async fn migrate(database: &Database, patience: Duration) -> Result<Left, Er
     }
 }
 
+/// The functions that are installed, by name and arguments as `pg_get_function_identity_arguments` writes them, and their bodies: of one
+/// that a later version replaces, the later.
+pub fn functions() -> std::collections::BTreeMap<String, &'static str> {
+    let texts = MIGRATIONS.iter().map(|(_, text)| *text);
+    let definitions =
+        texts.flat_map(|text| text.split("create or replace function agent_sync.").skip(1));
+    definitions
+        .filter_map(|definition| {
+            let (called, rest) = definition.split_once(')')?;
+            let (name, arguments) = called.split_once('(')?;
+            let arguments = arguments.split_whitespace().collect::<Vec<_>>().join(" ");
+            let body = rest.split("$$").nth(1)?;
+            Some((format!("{name}({arguments})"), body))
+        })
+        .collect()
+}
+
 /// What is missing, each in a few words; empty when all is in place.
 pub async fn missing(database: &Database) -> Result<Vec<String>, Error> {
     let client = database.client().await?;

@@ -399,6 +399,11 @@ fn describe(error: &tokio_postgres::Error) -> String {
         text.push_str(&format!(": {cause}"));
         source = cause.source();
     }
+    if text.ends_with("database does not allow writes") {
+        text.push_str(
+            " (it is a standby, or was made read-only, as Supabase does when the disk is full)",
+        );
+    }
     text
 }
 

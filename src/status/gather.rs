@@ -25,7 +25,7 @@ const BEGIN: &str = "begin isolation level read committed, read only; \
 pub(super) struct Answers {
     pub database: Result<Connected, Error>,
     pub schema: Result<Schema, Error>,
-    pub triggers: Result<Standing, Error>,
+    pub triggers: Result<Triggers, Error>,
     pub outbox: Result<Outbox, Error>,
     pub agents: Result<Agents, Error>,
     pub troubled: Result<Vec<Troubled>, Error>,
@@ -37,17 +37,14 @@ pub(super) struct Connected {
     pub listeners: i64,
     /// Connections of workers that do not listen.
     pub others: i64,
+    /// There is a table of them.
+    pub has_agents: bool,
 }
 
 pub(super) struct Schema {
     /// 0: there is none.
     pub version: i32,
     pub scope: Option<String>,
-}
-
-pub(super) struct Standing {
-    pub triggers: Triggers,
-    pub has_agents: bool,
 }
 
 impl Status {
@@ -114,7 +111,7 @@ impl Status {
                     database.schema_version = Some(schema.version);
                     status.scope = schema.scope.or(status.scope);
                 }
-                status.triggers = answers.triggers.ok().map(|standing| standing.triggers);
+                status.triggers = answers.triggers.ok();
                 status.outbox = answers.outbox.ok();
                 status.agents = answers.agents.ok();
                 status.troubled = answers.troubled.unwrap_or_default();
@@ -245,6 +242,7 @@ fn connected(rows: Vec<Row>) -> Result<Connected, Error> {
         role: column(row, "role")?,
         listeners: column(row, "listeners")?,
         others: column(row, "others")?,
+        has_agents: column(row, "has_agents")?,
     })
 }
 
@@ -256,14 +254,11 @@ fn schema(rows: Vec<Row>) -> Result<Schema, Error> {
     })
 }
 
-fn triggers(rows: Vec<Row>) -> Result<Standing, Error> {
+fn triggers(rows: Vec<Row>) -> Result<Triggers, Error> {
     let row = only(&rows)?;
-    Ok(Standing {
-        triggers: Triggers {
-            expected: column(row, "expected")?,
-            missing: column(row, "missing")?,
-        },
-        has_agents: column(row, "has_agents")?,
+    Ok(Triggers {
+        expected: column(row, "expected")?,
+        missing: column(row, "missing")?,
     })
 }
 

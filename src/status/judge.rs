@@ -1,7 +1,7 @@
 //! One word for how things are, and why (pure).
 
 use super::gather::{Answers, Schema};
-use super::{Agents, COUNTED, Health, Listener, Outbox, Running, Worker};
+use super::{Agents, COUNTED, Health, Listener, Outbox, Running, Triggers, Worker};
 use crate::config::MAX_REMOVALS;
 use crate::database::{Error, migrations};
 
@@ -25,7 +25,7 @@ pub(super) fn health(seen: &Seen<'_>) -> (Health, Vec<String>) {
         None => {}
         Some(Err(e)) => said.say(
             Health::Broken,
-            format!("the database cannot be reached: {e}"),
+            format!("the database cannot be reached: {e} (see `agent-sync doctor`)"),
         ),
         Some(Ok(answers)) => asked(&mut said, answers, seen.running),
     }
@@ -80,6 +80,16 @@ fn worker(said: &mut Said, running: &Running) {
 }
 
 fn asked(said: &mut Said, answers: &Answers, running: Option<&Running>) {
+    if let Ok(connected) = &answers.database
+        && !connected.has_agents
+    {
+        // It is none in which anything should be installed.
+        said.say(
+            Health::Broken,
+            "there is no table public.agents: is DATABASE_URL the application's database, and may this role see it?",
+        );
+        return;
+    }
     // A worker that starts may be about to install it.
     let is_starting = running.is_some_and(|running| running.pending.is_some());
     let is_installed = match &answers.schema {
@@ -152,7 +162,7 @@ fn asked(said: &mut Said, answers: &Answers, running: Option<&Running>) {
             ),
             _ => said.say(
                 Health::Degraded,
-                "no worker listens for changes, though one is connected: it looks every second instead, or is just starting",
+                "no worker listens for changes, though one is connected: it looks every second instead, or is just starting (see `agent-sync doctor`)",
             ),
         }
     }
@@ -160,27 +170,16 @@ fn asked(said: &mut Said, answers: &Answers, running: Option<&Running>) {
 
 fn triggers(said: &mut Said, answers: &Answers) {
     match &answers.triggers {
-        Ok(standing) => {
-            if !standing.has_agents {
-                said.say(
-                    Health::Broken,
-                    "there is no table public.agents: is DATABASE_URL the application's database?",
-                );
-            }
-            let missing = &standing.triggers.missing;
-            if !missing.is_empty() {
-                said.say(
-                    Health::Degraded,
-                    format!(
-                        "{} of {} triggers are missing, disabled or altered ({}), so edits are found by the resync only: run `agent-sync \
-                         migrate` as the owner of the tables",
-                        missing.len(),
-                        standing.triggers.expected,
-                        missing.join(", ")
-                    ),
-                );
-            }
-        }
+        Ok(Triggers { expected, missing }) if !missing.is_empty() => said.say(
+            Health::Degraded,
+            format!(
+                "{} of {expected} triggers are missing, disabled or altered ({}), so such edits are found by the resync only: run `agent-sync \
+                 migrate` as the owner of the tables",
+                missing.len(),
+                missing.join(", ")
+            ),
+        ),
+        Ok(_) => {}
         Err(e) => said.say(
             Health::Degraded,
             format!("the triggers cannot be looked at: {e}"),
@@ -189,9 +188,8 @@ fn triggers(said: &mut Said, answers: &Answers) {
 }
 
 fn waiting(said: &mut Said, outbox: &Outbox) {
-    if let Some(age) = outbox.oldest_age_seconds
-        && age > LATE_SECONDS
-    {
+    if outbox.is_late() {
+        let age = outbox.oldest_age_seconds.unwrap_or_default();
         let (changes, age) = (outbox.changes(), duration(age));
         said.say(
             Health::Degraded,
@@ -201,6 +199,12 @@ fn waiting(said: &mut Said, outbox: &Outbox) {
 }
 
 impl Outbox {
+    /// Whether somebody should look why changes wait.
+    pub fn is_late(&self) -> bool {
+        self.oldest_age_seconds
+            .is_some_and(|age| age > LATE_SECONDS)
+    }
+
     pub(super) fn changes(&self) -> String {
         let changes = counted(self.depth, "change", "changes");
         format!("{}{changes}", self.at_least(self.depth))

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::telemetry::printable;
+
 use super::judge::{counted, duration};
 use super::{Agents, DatabaseStatus, Health, Outbox, Status, Triggers, Troubled};
 
@@ -34,23 +36,31 @@ impl fmt::Display for Status {
             }
         }
         let scope = self.scope.as_deref().unwrap_or("not known");
-        line("scope", &format!("{scope}; assistants: {}", self.store))?;
+        line(
+            "scope",
+            &format!("{scope}; assistants are {}", self.place()),
+        )?;
         if let Some(triggers) = &self.triggers {
             line("triggers", &standing(triggers))?;
         }
         if let Some(outbox) = &self.outbox {
-            line("outbox", &waiting(outbox))?;
+            line("outbox", &outbox.to_string())?;
         }
         if let Some(agents) = &self.agents {
-            line("agents", &by_state(agents))?;
+            line("agents", &agents.to_string())?;
         }
         if !self.troubled.is_empty() {
             writeln!(f)?;
         }
+        let mut last = None;
         for agent in &self.troubled {
             writeln!(f, "{:COLUMN$}{}", agent.state, named(agent))?;
-            for error in agent.error.iter().flat_map(|error| error.lines()) {
-                writeln!(f, "{:COLUMN$}{}", "", error.trim_end())?;
+            // What is held is held for one reason.
+            if agent.error != last {
+                for error in agent.error.iter().flat_map(|error| error.lines()) {
+                    writeln!(f, "{:COLUMN$}{}", "", printable(error.trim_end()))?;
+                }
+                last.clone_from(&agent.error);
             }
         }
         let told = i64::try_from(self.troubled.len()).unwrap_or(i64::MAX);
@@ -58,6 +68,16 @@ impl fmt::Display for Status {
         match troubled - told {
             more if more > 0 => writeln!(f, "{:COLUMN$}and {more} more", ""),
             _ => Ok(()),
+        }
+    }
+}
+
+impl Status {
+    fn place(&self) -> &'static str {
+        match self.store {
+            "langgraph" => "on a LangGraph server",
+            "memory" => "in the worker's memory",
+            _ => "in langgraph_server.assistants",
         }
     }
 }
@@ -103,45 +123,45 @@ fn standing(triggers: &Triggers) -> String {
     format!("{stand} of {expected} stand")
 }
 
-fn waiting(outbox: &Outbox) -> String {
-    let mut said = match (outbox.depth, outbox.oldest_age_seconds) {
-        (0, _) => "empty".to_owned(),
-        (_, None) => format!("{} waiting", outbox.changes()),
-        (_, Some(age)) => format!(
-            "{} waiting, the oldest for {}",
-            outbox.changes(),
-            duration(age)
-        ),
-    };
-    if outbox.retries > 0 {
-        let again = counted(outbox.retries, "agent is", "agents are");
-        said.push_str(&format!(
-            "; {}{again} to be tried again",
-            outbox.at_least(outbox.retries)
-        ));
+impl fmt::Display for Outbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.depth, self.oldest_age_seconds) {
+            (0, _) => f.write_str("empty")?,
+            (_, None) => write!(f, "{} waiting", self.changes())?,
+            (_, Some(age)) => {
+                let (changes, age) = (self.changes(), duration(age));
+                write!(f, "{changes} waiting, the oldest for {age}")?;
+            }
+        }
+        match self.retries {
+            0 => Ok(()),
+            retries => {
+                let again = counted(retries, "agent is", "agents are");
+                write!(f, "; {}{again} to be tried again", self.at_least(retries))
+            }
+        }
     }
-    said
 }
 
 /// Those that there are; `synced` in any case.
-fn by_state(agents: &Agents) -> String {
-    let states = [
-        (agents.failed, "failed"),
-        (agents.conflict, "in conflict"),
-        (agents.held, "held"),
-        (agents.removed, "removed"),
-    ];
-    let mut said = format!("{} synced", agents.synced);
-    for (count, state) in states.into_iter().filter(|(count, _)| *count > 0) {
-        said.push_str(&format!(", {count} {state}"));
+impl fmt::Display for Agents {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} synced", self.synced)?;
+        let others = [
+            (self.failed, "failed"),
+            (self.conflict, "in conflict"),
+            (self.held, "held"),
+            (self.removed, "removed"),
+        ];
+        let mut others = others.into_iter().filter(|(count, _)| *count > 0);
+        others.try_for_each(|(count, state)| write!(f, ", {count} {state}"))
     }
-    said
 }
 
 fn named(agent: &Troubled) -> String {
     let id = &agent.agent_id;
     let mut said = match &agent.name {
-        Some(name) => format!("{name} ({id})"),
+        Some(name) => format!("{} ({id})", printable(name)),
         None => id.clone(),
     };
     if agent.attempts > 0 {
@@ -159,12 +179,13 @@ mod tests {
     use super::*;
 
     fn outbox(depth: i64, age: Option<f64>, retries: i64, at_least: bool) -> String {
-        waiting(&Outbox {
+        let outbox = Outbox {
             depth,
             oldest_age_seconds: age,
             retries,
             at_least,
-        })
+        };
+        outbox.to_string()
     }
 
     #[test]

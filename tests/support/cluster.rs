@@ -143,12 +143,25 @@ impl Server {
     /// That nothing which was committed is lost by it, though fsync is off, is because the operating system does not
     /// crash with it: what was written is in its hands.
     pub async fn crash_and_restart(&self) {
+        self.restart("immediate").await;
+    }
+
+    /// From now on it takes no writes, and waits for a primary.
+    pub async fn become_standby(&self) {
+        let signal = self.data.join("standby.signal");
+        std::fs::write(&signal, "").expect("written");
+        let (uid, gid) = self.user;
+        std::os::unix::fs::chown(&signal, Some(uid), Some(gid)).expect("the server's");
+        self.restart("fast").await;
+    }
+
+    async fn restart(&self, mode: &str) {
         let output = Command::new(&self.control)
             .arg("-D")
             .arg(&self.data)
             .arg("-l")
             .arg(self.data.with_file_name("log"))
-            .args(["-w", "-m", "immediate", "restart"])
+            .args(["-w", "-m", mode, "restart"])
             .uid(self.user.0)
             .gid(self.user.1)
             .current_dir(&self.data)

@@ -23,12 +23,13 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::Problem;
+use super::url::HttpUrl;
 use crate::access::Identity;
 use crate::config::Authentication;
 use crate::ids::SYSTEM;
 use crate::readiness::Readiness;
-use fetch::Endpoint;
-use jwks::{Jwks, Unavailable};
+use fetch::{Endpoint, FetchError};
+use jwks::{Jwks, Source, Unavailable};
 use keys::Key;
 use token::{Refusal, Rules, Token};
 
@@ -75,6 +76,12 @@ impl fmt::Debug for Caller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.owner())
     }
+}
+
+/// How many keys that are of use a project publishes.
+pub async fn published(url: &HttpUrl) -> Result<usize, FetchError> {
+    let keys = Endpoint::new(url.clone()).fetch().await?;
+    Ok(keys.count())
 }
 
 /// Finds out who is calling.

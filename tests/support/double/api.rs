@@ -129,6 +129,19 @@ impl Api {
     }
 
     fn search(&self, body: &Map<String, Value>) -> Reply {
+        if let Some(unknown) = self.unknown_graph(body) {
+            return unknown;
+        }
+        // For each of its graphs a server has an assistant of its own.
+        let of_its_own = json!({"created_by": "system"});
+        if let (Some(graphs), Some(wanted)) = (&self.graphs, body.get("metadata"))
+            && *wanted == of_its_own
+        {
+            let is_wanted = |graph: &&String| body.get("graph_id").is_none_or(|id| id == *graph);
+            let made = graphs.iter().filter(is_wanted);
+            let made = made.map(|graph| json!({"graph_id": graph, "metadata": of_its_own}));
+            return ok(&json!(made.collect::<Vec<_>>()));
+        }
         let number = |name: &str, default: u64| {
             let number = body.get(name).and_then(Value::as_u64).unwrap_or(default);
             usize::try_from(number).expect("small")
