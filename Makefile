@@ -1,12 +1,12 @@
 # demo · test · soak · fuzz · lint · bench · advisors · image: each installs what it needs and is missing.
 
-.PHONY: demo test soak fuzz lint bench advisors image image-local postgres pgbouncer supabase langgraph engine podman compose kubernetes cargo-fuzz
+.PHONY: demo test soak fuzz lint bench advisors image image-local postgres pgbouncer chromium supabase langgraph engine podman compose kubernetes cargo-fuzz
 
 demo: postgres
 	cargo run --quiet -- demo
 
 # Everything twice: with workers that log in as a superuser, and as the role of sql/roles.sql.
-test: postgres pgbouncer supabase langgraph podman image-local compose kubernetes
+test: postgres pgbouncer chromium supabase langgraph podman image-local compose kubernetes
 	cargo test
 	AGENT_SYNC_TEST_ROLE=worker cargo test --test integration
 
@@ -68,6 +68,10 @@ postgres:
 # For the tests of a worker behind a transaction-mode pooler.
 pgbouncer:
 	@if test -x /usr/sbin/pgbouncer; then :; else $(call install,pgbouncer); fi
+
+# A browser without a window and what drives it, for the tests of the admin server's page.
+chromium:
+	@if test -x /usr/bin/chromium && test -x /usr/bin/chromedriver; then :; else $(call install,chromium chromium-driver); fi
 
 # Its CLI, which is run by tests/advisors.rs, and the extension that it lints functions with.
 SUPABASE = supabase@3.1.0

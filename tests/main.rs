@@ -35,6 +35,7 @@ mod listener;
 mod mapping;
 mod migrations;
 mod ownership;
+mod page;
 mod places;
 mod plan;
 mod properties;

@@ -1,6 +1,7 @@
 //! What the tests share: a cluster, a database a test, a worker on it, and waiting for a condition.
 
 pub mod binary;
+pub mod browser;
 pub mod cluster;
 pub mod container;
 pub mod database;

@@ -3,6 +3,7 @@
 //!
 //! | route | |
 //! |---|---|
+//! | `/` | the page for people |
 //! | `/live`, `/ready` | probes |
 //! | `/metrics` | what is counted, for Prometheus |
 //! | `/status` | how things are, in one word and why |
@@ -13,6 +14,7 @@ pub mod agents;
 pub mod events;
 mod history;
 mod metrics;
+mod page;
 mod probes;
 mod status;
 
@@ -72,6 +74,7 @@ pub struct Watched {
 /// What it can be asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Route {
+    Page,
     Live,
     Ready,
     Metrics,
@@ -85,6 +88,7 @@ impl Route {
     /// All that there is. Each answers GET and HEAD.
     fn of(path: &str) -> Option<Self> {
         Some(match path {
+            "/" => Self::Page,
             "/live" => Self::Live,
             "/ready" => Self::Ready,
             "/metrics" => Self::Metrics,
@@ -98,6 +102,7 @@ impl Route {
 
     fn word(self) -> &'static str {
         match self {
+            Self::Page => "/",
             Self::Live => "/live",
             Self::Ready => "/ready",
             Self::Metrics => "/metrics",
@@ -141,6 +146,7 @@ impl Handle for Admin {
             return Err(Problem::method_not_allowed("GET, HEAD"));
         }
         let mut answer = match route {
+            Route::Page => page::page(),
             Route::Live => self.live(),
             Route::Ready => self.ready().await,
             Route::Metrics => self.metrics(request.headers()).await?,
