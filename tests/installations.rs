@@ -140,6 +140,13 @@ async fn a_healthy_one() {
 }
 
 #[tokio::test]
+async fn there_is_no_database() {
+    first_run_only!();
+    let installation = Installation::default().with("AGENT_SYNC_SCOP", "all");
+    installation.says("no_database").await;
+}
+
+#[tokio::test]
 async fn the_database_is_away() {
     first_run_only!();
     let port = {

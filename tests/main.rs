@@ -22,6 +22,7 @@ mod cors;
 mod customers;
 mod denied;
 mod deploy;
+mod doctor;
 mod failures;
 mod faults;
 mod http;
