@@ -6,6 +6,7 @@ use agent_sync::status::{Health, Listener, Running, Status, Subject, Worker};
 use serde_json::{Value, json};
 
 use crate::support::binary::run;
+use crate::support::database::Role;
 use crate::support::{TestDatabase, TestWorker, eventually, uuid};
 
 fn subject(variables: &[(&str, &str)]) -> Subject {
@@ -211,30 +212,90 @@ async fn the_command_says_it_in_its_exit_code_too() {
 
 #[tokio::test]
 async fn what_takes_too_long_costs_nothing_else_its_answer() {
-    let db = TestDatabase::for_role(crate::support::database::Role::Worker).await;
-    db.execute("insert into agent_sync.outbox (source, key, changed_at) values ('agents', null, now() - interval '1 hour')")
-        .await;
-    let holder = db.connect().await;
-    holder
-        .batch_execute("begin; lock table agent_sync.ledger")
-        .await
-        .expect("locked");
-    let said = Status::gather(
-        &subject(&[(config::DATABASE_URL, &db.url)]),
-        Some(running()),
-    )
+    let db = TestDatabase::for_role(Role::Worker).await;
+    db.execute(&format!(
+        "insert into agent_sync.outbox (source, key, changed_at) values ('agents', null, now() - interval '1 hour');
+         insert into agent_sync.ledger (assistant_id, agent_id, owner, state) values ('{0}', '{0}', 'system', 'synced')",
+        uuid(1)
+    ))
     .await;
-    assert_eq!(
-        (said.agents, said.troubled.len(), said.health),
-        (None, 0, Health::Degraded)
-    );
-    assert_eq!(said.outbox.expect("told").depth, 1);
-    assert_eq!(said.triggers.expect("told").expected, 20);
-    let reasons = said.reasons.join("\n");
-    for reason in [
-        "the ledger cannot be looked at: canceling statement due to lock timeout",
-        "1 change waiting, the oldest for 1 h",
+    for (held, cannot) in [
+        ("agent_sync.outbox", "the outbox"),
+        ("agent_sync.ledger", "the ledger"),
     ] {
-        assert!(reasons.contains(reason), "{reasons}");
+        let holder = db.connect().await;
+        let hold = format!("begin; lock table {held}");
+        holder.batch_execute(&hold).await.expect("locked");
+        let subject = subject(&[(config::DATABASE_URL, &db.url)]);
+        let said = Status::gather(&subject, Some(running())).await;
+        assert_eq!(said.health, Health::Degraded);
+        let told = (
+            said.outbox.is_some_and(|outbox| outbox.depth == 1),
+            said.agents.is_some_and(|agents| agents.synced == 1),
+        );
+        assert_eq!(told, (cannot != "the outbox", cannot != "the ledger"));
+        assert_eq!(said.triggers.expect("told").expected, 20);
+        let reasons = said.reasons.join("\n");
+        let reason =
+            format!("{cannot} cannot be looked at: canceling statement due to lock timeout");
+        assert!(reasons.contains(&reason), "{reasons}");
+        let waits = "1 change waiting, the oldest for 1 h";
+        assert_eq!(reasons.contains(waits), told.0, "{reasons}");
+        holder.batch_execute("rollback").await.expect("let go");
     }
+}
+
+#[tokio::test]
+async fn what_others_have_written_stays_on_its_line() {
+    let db = TestDatabase::for_role(Role::Worker).await;
+    let id = uuid(1);
+    db.execute(&format!(
+        "insert into public.agents (id, name) values ('{id}', E'Anna\\nhealthy\\x1b[2J');
+         insert into agent_sync.ledger (assistant_id, agent_id, owner, state, error) values ('{id}', '{id}', 'system', 'failed', E'a\\x1b[2Jb')",
+    ))
+    .await;
+    let text = status(&db).await.to_string();
+    assert!(
+        text.contains("failed    Anna\u{fffd}healthy\u{fffd}[2J ("),
+        "{text}"
+    );
+    assert!(text.contains("          a\u{fffd}[2Jb\n"), "{text}");
+}
+
+#[tokio::test]
+async fn what_a_worker_knows_of_itself_counts_too() {
+    let without_database = subject(&[]);
+    let health = async |change: fn(&mut Running)| {
+        let mut running = running();
+        change(&mut running);
+        let said = Status::gather(&without_database, Some(running)).await;
+        (said.health, said.reasons.first().cloned())
+    };
+    let why = |why: &str| Some(why.to_owned());
+    assert_eq!(health(|_| ()).await, (Health::Healthy, None));
+    assert_eq!(
+        health(|running| running.pending = Some("the startup pass is running".to_owned())).await,
+        (Health::Starting, why("the startup pass is running"))
+    );
+    // The worst is said first.
+    let both = |running: &mut Running| {
+        running
+            .trouble
+            .push("the keys cannot be fetched".to_owned());
+        running.stuck = Some("the server is away".to_owned());
+    };
+    assert_eq!(
+        health(both).await,
+        (Health::Broken, why("the server is away"))
+    );
+    let connecting = |running: &mut Running| running.worker.listener = Some(Listener::Connecting);
+    let polling = |running: &mut Running| running.worker.listener = Some(Listener::PollingOnly);
+    for change in [connecting as fn(&mut Running), polling] {
+        assert_eq!(health(change).await.0, Health::Degraded);
+    }
+    let starting = |running: &mut Running| {
+        running.worker.listener = Some(Listener::Connecting);
+        running.pending = Some("starting".to_owned());
+    };
+    assert_eq!(health(starting).await.0, Health::Starting);
 }
