@@ -37,7 +37,7 @@ use crate::retry::{self, Backoff};
 use crate::scope::{Scope, ScopeError};
 use crate::status::Subject;
 use crate::store::{self, Place, Store, langgraph::Server};
-use crate::syncer::{self, Summary, Syncer};
+use crate::syncer::{self, Syncer};
 
 /// How long what is in hand may take once the worker was told to stop.
 pub const GRACE: Duration = Duration::from_secs(10);
@@ -47,6 +47,9 @@ const SET_UP: Duration = Duration::from_secs(120);
 
 /// How long setting up waits for a customer's table that is locked, before the pass runs without its triggers.
 const TRIGGER_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How many connections to the database the admin server has.
+const ADMIN_CONNECTIONS: usize = 2;
 
 /// A worker whose addresses are bound; nothing runs yet.
 #[derive(Debug)]
@@ -116,20 +119,20 @@ impl Worker {
         let api = api(
             &config,
             place.clone(),
-            database.clone(),
+            database,
             syncer.clone(),
             authenticator.clone(),
             metrics.clone(),
         );
 
-        // Connections of its own: whoever looks keeps none from the work.
-        let observing = config.database.as_ref();
-        let observing = observing.map(|url| Database::sized(&url.named("agent-sync admin"), 2));
+        // Of its own: however many wait for a connection to sync, or for an assistant, it is not said that the database is away.
+        let looking = config.database.as_ref();
+        let looking = looking.map(|url| Database::sized(&url.named("agent-sync admin"), ADMIN_CONNECTIONS));
         let watched = Watched {
             readiness: readiness.clone(),
-            subject: Subject::new(&config, observing.clone()),
-            agents: Agents::new(observing),
-            database,
+            subject: Subject::new(&config, looking.clone()),
+            agents: Agents::new(looking.clone()),
+            database: looking,
             place,
             syncer: syncer.clone(),
             authenticator: authenticator.clone(),
@@ -460,7 +463,8 @@ async fn passes(
             }
             () = shutdown.cancelled() => return,
         }
-        match resync(config, syncer, shutdown).await {
+        let resync = Box::pin(resync(config, syncer, shutdown));
+        match counted(syncer, Pass::Resync, shutdown, resync).await {
             Ok(()) => {
                 again = false;
                 backoff.reset();
@@ -506,7 +510,8 @@ async fn startup(
         Ok(scope) => scope,
     };
     readiness.waiting_for("the startup pass is running");
-    match look_at_all(syncer, scope, Pass::Startup, shutdown).await {
+    let passing = Box::pin(pass::run(syncer, scope, Extent::Reach, shutdown));
+    match counted(syncer, Pass::Startup, shutdown, passing).await {
         Ok(_) if shutdown.is_cancelled() => true,
         Ok(summary) => {
             info!("Startup sync summary: {summary}");
@@ -522,15 +527,15 @@ async fn startup(
     }
 }
 
-/// A pass over everything in reach, counted unless it is called off.
-async fn look_at_all(
+/// A pass that counts, unless it is called off.
+async fn counted<T>(
     syncer: &Syncer,
-    scope: &Scope,
     which: Pass,
     shutdown: &CancellationToken,
-) -> Result<Summary, Error> {
+    pass: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
     let began = Instant::now();
-    let passed = pass::run(syncer, scope, Extent::Reach, shutdown).await;
+    let passed = pass.await;
     if !shutdown.is_cancelled() {
         let metrics = &syncer.metrics;
         metrics.pass(which, passed.is_ok(), began.elapsed());
@@ -563,7 +568,7 @@ async fn resync(
             "edits may go unnoticed until the next resync: run `agent-sync migrate`"
         );
     }
-    let summary = look_at_all(syncer, &scope, Pass::Resync, shutdown).await?;
+    let summary = pass::run(syncer, &scope, Extent::Reach, shutdown).await?;
     if summary.is_effective() {
         info!("Resync summary: {summary}");
     }

@@ -34,6 +34,7 @@ mod lazy_sync;
 mod limits;
 mod listener;
 mod mapping;
+mod metrics;
 mod migrations;
 mod ownership;
 mod page;

@@ -21,7 +21,7 @@ use uuid::Uuid;
 
 use crate::database;
 use crate::ids::{AgentId, AssistantId, SYSTEM};
-use crate::metrics::{Metrics, StoreCalls};
+use crate::metrics::StoreCalls;
 use crate::plan::Existing;
 
 /// An assistant as the LangGraph API shows it.
@@ -267,13 +267,11 @@ impl Place {
         }
     }
 
-    /// Where to count what is asked of it.
-    pub fn calls(&self, metrics: &Metrics) -> StoreCalls {
-        let calls = metrics.store(self.word());
+    /// Where to count what is asked of it. Once.
+    pub fn count_on(&self, calls: &StoreCalls) {
         if let Self::Server(server) = self {
             server.count_on(calls.clone());
         }
-        calls
     }
 
     /// Whether a write of an assistant that was found like this would change nothing.

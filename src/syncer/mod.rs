@@ -127,7 +127,7 @@ impl Syncer {
             write_back,
             doorbell: Doorbell::default(),
             activity: Arc::default(),
-            calls: Place::Table.calls(&metrics),
+            calls: metrics.store(Place::Table.word()),
             metrics,
             guard: Guard::new(settings.max_removals),
             settings,
@@ -139,7 +139,7 @@ impl Syncer {
     /// The same, for assistants that live elsewhere.
     pub fn writing_to(self, place: Place) -> Self {
         Self {
-            calls: place.calls(&self.metrics),
+            calls: self.metrics.store(place.word()),
             place,
             ..self
         }
@@ -148,9 +148,11 @@ impl Syncer {
     /// The same, telling these what was synced. After [`Self::writing_to`].
     pub fn telling(self, activity: Arc<Activity>, metrics: Arc<Metrics>) -> Self {
         metrics.begin(&Entrance::WORDS, &Outcome::WORDS);
+        let calls = metrics.store(self.place.word());
+        self.place.count_on(&calls);
         Self {
             activity,
-            calls: self.place.calls(&metrics),
+            calls,
             metrics,
             ..self
         }

@@ -10,6 +10,7 @@ pub mod double;
 pub mod edits;
 pub mod eventually;
 pub mod expected;
+pub mod exposition;
 pub mod faults;
 pub mod front;
 pub mod interceptor;

@@ -56,7 +56,7 @@ pub struct Admin {
 #[derive(Debug)]
 pub struct Watched {
     pub readiness: Arc<Readiness>,
-    /// The worker's own. `None` in in-memory mode.
+    /// With connections of the admin server's own. `None` in in-memory mode.
     pub database: Option<Database>,
     pub subject: Subject,
     /// Where assistants live.
