@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use time::OffsetDateTime;
 use tokio::time::Instant;
 use tokio_postgres::Transaction;
 use tokio_postgres::types::Type;
@@ -227,9 +228,13 @@ pub async fn spread(tx: &Transaction<'_>, shape: &Shape) -> Result<bool, Error> 
         return Ok(false);
     }
     let (mut ids, mut everything) = (Vec::new(), false);
+    // Whoever waits for an agent's change has waited since then.
+    let mut since: Option<OffsetDateTime> = None;
     let mut keys: BTreeMap<&str, BTreeSet<Uuid>> = BTreeMap::new();
     for row in &rows {
         ids.push(column::<i64>(row, "id")?);
+        let changed_at = column(row, "changed_at")?;
+        since = Some(since.map_or(changed_at, |since| since.min(changed_at)));
         let key: Option<&str> = column(row, "key")?;
         let followed = shape
             .spread(column(row, "source")?)
@@ -240,12 +245,13 @@ pub async fn spread(tx: &Transaction<'_>, shape: &Shape) -> Result<bool, Error> 
         }
     }
     if everything {
-        tx.execute_typed(shape.spread_everything(), &[]).await?;
+        let params = [(&since as _, Type::TIMESTAMPTZ)];
+        tx.execute_typed(shape.spread_everything(), &params).await?;
     } else {
         for (statement, keys) in keys {
             let keys: Vec<Uuid> = keys.into_iter().collect();
-            tx.execute_typed(statement, &[(&keys, Type::UUID_ARRAY)])
-                .await?;
+            let params: [Param<'_>; 2] = [(&keys, Type::UUID_ARRAY), (&since, Type::TIMESTAMPTZ)];
+            tx.execute_typed(statement, &params).await?;
         }
     }
     delete(tx, &ids).await?;

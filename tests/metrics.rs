@@ -640,6 +640,33 @@ fn since_1970() -> f64 {
     now.expect("after 1970").as_secs_f64()
 }
 
+/// What a tool's edit is spread into has waited since that edit.
+#[tokio::test]
+async fn an_edit_of_a_tool_counts_from_when_it_was_made() {
+    let db = TestDatabase::new().await;
+    let agent = db.agent("a").await;
+    let worker = TestWorker::start(&db, &[ALL]).await;
+    db.drained().await;
+    worker.stop().await;
+    let tool = uuid(5);
+    db.execute(&format!(
+        "insert into public.mcp_tools (id, tool_name, endpoint_url) values ('{tool}', 'search', 'https://mcp.example/');
+         insert into public.agent_mcp_tools (agent_id, mcp_tool_id) values ('{agent}', '{tool}');
+         delete from agent_sync.outbox;
+         insert into agent_sync.outbox (source, key, changed_at) values
+           ('mcp_tools', '{tool}', clock_timestamp() - interval '1 minute'), ('mcp_tools', '{tool}', clock_timestamp())"
+    ))
+    .await;
+    // Nothing but the change loop looks at it.
+    let worker = TestWorker::start(&db, &[(SCOPE, "none")]).await;
+    let mut watch = Watch::begin(worker.admin).await;
+    let count = "agent_sync_change_delay_seconds_count";
+    let now = watch.shows(count, &[], 1.0).await;
+    let waited = now.value("agent_sync_change_delay_seconds_sum", &[]);
+    assert!(waited > Some(59.0), "{waited:?}");
+    worker.stop().await;
+}
+
 /// Connections that look alive and carry nothing, as behind a router that was restarted.
 #[tokio::test]
 async fn a_scrape_is_answered_soon_while_the_database_says_nothing() {

@@ -314,7 +314,9 @@ fn bounded(sample: &Sample, known: &[(&str, Option<&[&str]>)]) -> Option<String>
 
 /// Whether each histogram of a family has all its parts, and they fit.
 fn whole(family: &Family) -> Vec<String> {
-    let mut parts: BTreeMap<String, (Vec<(f64, f64)>, Option<f64>, Option<f64>)> = BTreeMap::new();
+    /// Buckets, sum, count.
+    type Parts = (Vec<(f64, f64)>, Option<f64>, Option<f64>);
+    let mut parts: BTreeMap<String, Parts> = BTreeMap::new();
     for sample in &family.samples {
         let mut labels = sample.labels.clone();
         let le = labels.remove("le");
