@@ -127,7 +127,8 @@ impl Worker {
 
         // Of its own: however many wait for a connection to sync, or for an assistant, it is not said that the database is away.
         let looking = config.database.as_ref();
-        let looking = looking.map(|url| Database::sized(&url.named("agent-sync admin"), ADMIN_CONNECTIONS));
+        let looking =
+            looking.map(|url| Database::sized(&url.named("agent-sync admin"), ADMIN_CONNECTIONS));
         let watched = Watched {
             readiness: readiness.clone(),
             subject: Subject::new(&config, looking.clone()),

@@ -248,3 +248,38 @@ async fn how_a_connection_is_encrypted_is_told() {
         "{verdict}: {says}"
     );
 }
+
+#[tokio::test]
+async fn passwords_are_good_encoded_and_where_nothing_is_ambiguous_as_they_are() {
+    if !Role::is_first_run() {
+        return;
+    }
+    let (certificate, key) = Authority::new().issue("localhost");
+    let hba = "host all postgres all trust\nhost all all all scram-sha-256";
+    let postgres = tls::server(&certificate, &key, hba).await;
+    for (role, password) in [("one", "p@ss/w?rd#%[]"), ("two", "a#b/c:d%e")] {
+        let made = format!("create role {role} login password '{password}'");
+        postgres.execute("postgres", &made).await.expect("a role");
+    }
+    let port = postgres.port();
+    let asks = format!("postgresql://one:wrong@127.0.0.1:{port}/postgres");
+    eventually("the server asks for passwords", || async {
+        let (verdict, says) = verdict("credentials", &[("DATABASE_URL", &asks)]).await;
+        let is_wrong = verdict == "wrong" && says.contains("the password of one is wrong");
+        is_wrong.then_some(()).ok_or(says)
+    })
+    .await;
+    for (written, verdict_is, said) in [
+        ("one:p%40ss%2Fw%3Frd%23%25%5B%5D", "ok", "one is let in"),
+        ("two:a%23b%2Fc%3Ad%25e", "ok", "two is let in"),
+        ("two:a#b/c:d%e", "ok", "two is let in"),
+        ("two:[a#b/c:d%e]", "wrong", "brackets"),
+        ("two", "wrong", "wants a password of two"),
+        ("nobody:p", "wrong", "the password of nobody is wrong"),
+    ] {
+        let url = format!("postgresql://{written}@127.0.0.1:{port}/postgres?pgbouncer=true");
+        let (verdict, says) = verdict("credentials", &[("DATABASE_URL", &url)]).await;
+        assert_eq!(verdict, verdict_is, "{written}: {says}");
+        assert!(says.contains(said), "{written}: {says}");
+    }
+}

@@ -6,9 +6,9 @@ use crate::doctor;
 
 pub async fn run(config: &Config, variables: &Variables, json: bool) -> Result<Exit, AnyError> {
     let report = doctor::examine(config, variables).await;
-    match json {
-        true => println!("{}", report.json()),
-        false => print!("{report}"),
-    }
+    super::print(&match json {
+        true => format!("{}\n", report.json()),
+        false => report.to_string(),
+    });
     Ok(Exit::of(report.is_well()))
 }

@@ -59,8 +59,8 @@ impl Exit {
 /// What needs no configuration is done at once, and `Some` is how it ended.
 pub fn at_once(command: &Command, variables: &Variables) -> Option<Exit> {
     match command {
-        Command::Migrate { print: true } => print!("{}", migrations::script()),
-        Command::Roles => print!("{}", migrations::ROLES),
+        Command::Migrate { print: true } => print(&migrations::script()),
+        Command::Roles => print(migrations::ROLES),
         // Whatever else is wrong with it, the running worker is asked.
         Command::Health { live } => return Some(health::run(*live, variables)),
         _ => return None,
@@ -128,4 +128,11 @@ fn stop_signal() -> Result<CancellationToken, AnyError> {
         }
     });
     Ok(stopped)
+}
+
+/// To standard output. Whoever reads it may have seen enough: `| head`.
+fn print(text: &str) {
+    use std::io::Write;
+    let mut out = std::io::stdout();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }

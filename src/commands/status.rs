@@ -15,10 +15,10 @@ pub async fn run(config: &Config, json: bool) -> Result<Exit, AnyError> {
         .as_ref()
         .map(|url| Database::sized(&url.named("agent-sync status"), 1));
     let status = Status::gather(&Subject::new(config, database), None).await;
-    match json {
-        true => println!("{}", serde_json::to_string(&status)?),
-        false => print!("{status}"),
-    }
+    super::print(&match json {
+        true => serde_json::to_string(&status)? + "\n",
+        false => status.to_string(),
+    });
     let is_known = status
         .database
         .is_none_or(|database| database.reachable && database.error.is_none());
