@@ -219,7 +219,7 @@ fn judge_triggers(table: &str, kind: &str, found: &BTreeMap<String, Trigger>) ->
             "D" => faults.push(format!("{name} is disabled")),
             "A" => {}
             _ => faults.push(format!(
-                "{name} is not `enable always`: a restore silences it"
+                "{name} is not `enable always` (a restore silences it)"
             )),
         }
         if *is != definition(table, event) {
