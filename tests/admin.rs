@@ -4,13 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agent_sync::activity::{Activity, Agent, Told};
-use agent_sync::config::{ADMIN_ADDR, Config, DATABASE_URL, Limits, ROBYN_DEV, SCOPE, Variables};
+use agent_sync::config::{
+    ADMIN_ADDR, Config, DATABASE_URL, Limits, ROBYN_DEV, SCOPE, UPSTREAM, Variables,
+};
 use agent_sync::http;
 use agent_sync::http::admin::{Admin, Watched, agents::Agents};
 use agent_sync::http::auth::Authenticator;
 use agent_sync::ids::AgentId;
 use agent_sync::status::Subject;
 use agent_sync::store::Place;
+use futures::future::join_all;
 use serde_json::json;
 use time::OffsetDateTime;
 use tokio::net::TcpListener;
@@ -20,7 +23,7 @@ use crate::support::binary::{self, Ended};
 use crate::support::server::Client;
 use crate::support::sse::EventSource;
 use crate::support::worker::{exchange, request};
-use crate::support::{TestDatabase, TestWorker, eventually, uuid};
+use crate::support::{Project, TestDatabase, TestWorker, eventually, uuid};
 
 const ALL: &[(&str, &str)] = &[(SCOPE, "all")];
 
@@ -205,10 +208,8 @@ async fn streams_leave_room_for_probes_and_end_when_the_worker_stops() {
     tokio::join!(worker.stop(), ends);
 }
 
-/// Of what does not fit into the buffers in between, somebody who reads nothing is told later that it was lost.
-#[tokio::test]
-async fn a_client_that_takes_nothing_holds_up_neither_the_worker_nor_its_end() {
-    let (activity, stop) = (Arc::new(Activity::default()), CancellationToken::new());
+/// An admin server without a worker.
+fn admin(activity: &Arc<Activity>, stop: &CancellationToken) -> Admin {
     let config = Config::from_variables(&Variables::new()).expect("a configuration");
     let watched = Watched {
         readiness: Arc::default(),
@@ -223,7 +224,27 @@ async fn a_client_that_takes_nothing_holds_up_neither_the_worker_nor_its_end() {
         metrics: Arc::default(),
         started_at: OffsetDateTime::UNIX_EPOCH,
     };
-    let admin = Admin::new(watched, stop.clone());
+    Admin::new(watched, stop.clone())
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_history_gets_a_sample_every_half_minute() {
+    let (activity, stop) = (Arc::new(Activity::default()), CancellationToken::new());
+    let keeping = tokio::spawn(Arc::new(admin(&activity, &stop)).keep_history(stop.clone()));
+    let samples = || activity.history(OffsetDateTime::UNIX_EPOCH, None).len();
+    for (seconds, expected) in [(29, 1), (2, 2), (28, 2), (2, 3), (7200, 121)] {
+        tokio::time::sleep(Duration::from_secs(seconds)).await;
+        assert_eq!(samples(), expected, "after {seconds} s more");
+    }
+    stop.cancel();
+    keeping.await.expect("it ends");
+}
+
+/// Of what does not fit into the buffers in between, somebody who reads nothing is told later that it was lost.
+#[tokio::test]
+async fn a_client_that_takes_nothing_holds_up_neither_the_worker_nor_its_end() {
+    let (activity, stop) = (Arc::new(Activity::default()), CancellationToken::new());
+    let admin = admin(&activity, &stop);
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
     let address = listener.local_addr().expect("an address");
     // No deadline of the server's helps.
@@ -266,6 +287,129 @@ async fn a_client_that_takes_nothing_holds_up_neither_the_worker_nor_its_end() {
     let stopping = tokio::time::timeout(Duration::from_secs(10), run).await;
     stopping.expect("it stops at once").expect("no panic");
     drop(deaf);
+}
+
+#[tokio::test]
+async fn the_status_of_a_running_worker_says_what_only_it_knows() {
+    let db = TestDatabase::new().await;
+    let (agent, project) = (db.agent("a").await, Project::new().await);
+    let upstream = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+    let address = upstream.local_addr().expect("an address");
+    let url = format!("http://{address}");
+    let variables = [&project.variables()[..], ALL, &[(UPSTREAM, &url)]].concat();
+    let worker = TestWorker::start(&db, &variables).await;
+    let status = || async { request(worker.admin, "GET", "/status", None).await.1 };
+    eventually("it listens", || async {
+        let status = status().await;
+        let listens =
+            status["worker"]["listener"] == "listening" && status["worker"]["ready"] == true;
+        listens.then_some(()).ok_or(status.to_string())
+    })
+    .await;
+    let said = status().await;
+    assert_eq!(
+        (&said["health"], &said["reasons"]),
+        (&json!("healthy"), &json!([])),
+        "{said}"
+    );
+    assert_eq!(
+        (&said["scope"], &said["store"]),
+        (&json!("all"), &json!("postgres"))
+    );
+    assert_eq!(
+        (&said["agents"]["synced"], &said["outbox"]["depth"]),
+        (&json!(1), &json!(0))
+    );
+    let told = &said["worker"];
+    assert!(told["round_trip_seconds"].as_f64() > Some(0.0), "{told}");
+    assert!(told["keys_age_seconds"].as_f64() > Some(0.0), "{told}");
+    assert!(
+        told["started_at"]
+            .as_str()
+            .is_some_and(|at| at.starts_with("20")),
+        "{told}"
+    );
+    assert_eq!(
+        (&told["missed_doorbells"], &told["upstream"]),
+        (&json!(0), &json!(null)),
+        "{told}"
+    );
+
+    // What is known of the upstream is what came of the last request.
+    let says = async |expected: &str| {
+        eventually(
+            &format!("the upstream is said to be {expected}"),
+            || async {
+                let said = status().await["worker"]["upstream"].to_string();
+                said.contains(expected).then_some(()).ok_or(said)
+            },
+        )
+        .await;
+    };
+    let answering = async {
+        let (stream, _) = upstream.accept().await.expect("asked");
+        let mut server = Client { stream };
+        server.head().await;
+        server
+            .send("HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+            .await;
+    };
+    let asking = worker.request("GET", "/threads", None);
+    assert_eq!(tokio::join!(asking, answering).0.0, 200);
+    says("reachable").await;
+    drop(upstream);
+    assert_eq!(worker.request("GET", "/threads", None).await.0, 502);
+    says("it cannot be reached: ").await;
+
+    // Somebody has to look at an agent.
+    db.execute("update public.agents set sampling_params = '7'")
+        .await;
+    eventually("it says so", || async {
+        let said = status().await;
+        let troubled = &said["troubled"][0]["agent_id"];
+        (said["health"] == "degraded" && *troubled == json!(agent))
+            .then_some(())
+            .ok_or(said.to_string())
+    })
+    .await;
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn however_many_ask_the_database_is_asked_once_in_a_while() {
+    let db = TestDatabase::new().await;
+    let worker = TestWorker::start(&db, ALL).await;
+    let asked = || async {
+        let of = "pg_stat_statements where query like '%as oldest_age_seconds%' and query not like '%pg_stat_statements%'
+             and dbid = (select oid from pg_database where datname = current_database())";
+        let rows = db
+            .rows(
+                &format!("select coalesce(sum(calls), 0)::bigint from {of}"),
+                &[],
+            )
+            .await;
+        rows[0].get::<_, i64>(0)
+    };
+    db.execute("create extension if not exists pg_stat_statements")
+        .await;
+    let before = asked().await;
+    let asking = (0..60).map(|n| {
+        let path = ["/status", "/metrics", "/history"][n % 3];
+        async move { request(worker.admin, "GET", path, None).await.0 }
+    });
+    let answers = join_all(asking).await;
+    // Of more than sixteen at a time, some are told to come back.
+    assert!(
+        answers.iter().all(|status| [200, 503].contains(status)),
+        "{answers:?}"
+    );
+    assert!(
+        answers.iter().filter(|status| **status == 200).count() >= 16,
+        "{answers:?}"
+    );
+    let times = asked().await - before;
+    assert!(times <= 5, "asked {times} times");
+    worker.stop().await;
 }
 
 /// As a container's health check runs it.

@@ -147,3 +147,29 @@ impl Drop for EventStream {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_is_never_silent_for_long_and_ends_at_once() {
+        let (activity, shutdown) = (Activity::default(), CancellationToken::new());
+        let source = Source {
+            begun: false,
+            listener: activity.listen(None),
+            shutdown: shutdown.clone(),
+            _slot: Slots::new(1).take().expect("a slot"),
+        };
+        let (first, source) = source.next().await.expect("a beginning");
+        assert_eq!(first, "retry: 2000\n\n");
+        let began = tokio::time::Instant::now();
+        let (second, source) = source.next().await.expect("a comment");
+        assert_eq!(
+            (second.as_ref(), began.elapsed()),
+            (&b":\n\n"[..], KEEPALIVE)
+        );
+        shutdown.cancel();
+        assert!(source.next().await.is_none());
+    }
+}
