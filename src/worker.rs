@@ -356,27 +356,25 @@ async fn set_up(config: &Config, syncer: &Syncer) -> Result<Left, Error> {
     Ok(left)
 }
 
-/// Migrates, and looks at the source tables. Returns the triggers that are still missing.
+/// Looks at the source tables, and migrates. Returns the triggers that are still missing.
 pub async fn prepare(config: &Config, syncer: &Syncer) -> Result<Left, Error> {
     let database = &syncer.database;
-    let left = if config.auto_migrate {
-        install(database).await?
-    } else {
-        let missing = migrations::missing(database).await?;
-        if !missing.is_empty() {
-            return Err(Error::Setup(format!(
-                "missing: {}. Run `agent-sync migrate`, or apply the output of `agent-sync migrate --print` \
-                 ({} is false)",
-                missing.join(", "),
-                config::AUTO_MIGRATE,
-            )));
-        }
-        Left::default()
-    };
+    // First: nothing of ours is left in a database that turns out to be another one.
     let client = database.client().await?;
     syncer.source.inspect(&client).await?;
     client.give_back();
-    Ok(left)
+    if config.auto_migrate {
+        return install(database).await;
+    }
+    let missing = migrations::missing(database).await?;
+    if missing.is_empty() {
+        return Ok(Left::default());
+    }
+    Err(Error::Setup(format!(
+        "missing: {}. Run `agent-sync migrate`, or apply the output of `agent-sync migrate --print` ({} is false)",
+        missing.join(", "),
+        config::AUTO_MIGRATE,
+    )))
 }
 
 /// Installs what it may, and says what only somebody else may.

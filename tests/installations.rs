@@ -16,9 +16,10 @@ use crate::support::tokens::Project;
 use crate::support::{TestDatabase, TestWorker, eventually, uuid};
 
 /// Those that look come first: a sync may mend what they should see.
-const COMMANDS: [(&str, &[&str]); 3] = [
+const COMMANDS: [(&str, &[&str]); 4] = [
     ("status", &["status"]),
     ("doctor", &["doctor"]),
+    ("dry_run", &["sync", "--dry-run"]),
     ("sync", &["sync"]),
 ];
 
