@@ -23,16 +23,17 @@
 //! | [`commands`] | what each command does, and its exit code |
 //! | [`scope`] | which agents the startup pass takes |
 //! | [`worker`] | what runs, and the order of starting and of shutting down |
-//! | [`pass`] | looks at every agent of a scope: the startup pass, the resync, `agent-sync sync` |
+//! | [`pass`] | looks at every agent of a scope: the startup pass, the resync, `agent-sync sync` and its dry run |
 //! | [`changes`] | the change loop, the listening connection, and bursts of edits |
 //! | [`doorbell`] | what the change loop waits for, and how well the listening goes |
 //! | [`outbox`] | what changed: claim, settle, spread, retry |
 //! | [`http`] | the API (who is calling, `/assistants`, lazy sync; what is passed through) and the admin server |
-//! | [`syncer`] | ids → read → map → plan → write → outcomes |
+//! | [`syncer`] | ids → read → map → plan → write → outcomes; or, of a dry run, → forecasts |
 //! | [`source`], [`agent`] | reads agents; a row as the database has it |
 //! | [`access`] | which agents a user may have: the database is asked in the user's name |
 //! | [`assistant`] | what an agent must become, and its content hash (pure; the heart) |
 //! | [`plan`] | what must happen to each assistant of an agent (pure) |
+//! | [`diff`] | where two documents differ, for people, and without secrets: what `sync --dry-run` shows (pure) |
 //! | [`removals`] | the guard that holds removals when they are suspiciously many |
 //! | [`ledger`] | which assistants are ours |
 //! | [`store`] | where assistants live: the runtime's Postgres table, a LangGraph server, or memory |

@@ -13,7 +13,7 @@ use crate::database::{BATCH, DEADLINE, Error, IsolationLevel, begin_reading};
 use crate::ids::AgentId;
 use crate::retry::{ALONE, SYSTEMIC};
 use crate::scope::Scope;
-use crate::syncer::{Batch, Entrance, Outcome, PREVIEWED, Preview, Summary, Syncer};
+use crate::syncer::{Batch, Entrance, Outcome, Preview, Summary, Syncer};
 
 /// How often a long pass says how far it is.
 const PROGRESS: Duration = Duration::from_secs(5);
@@ -142,7 +142,7 @@ pub async fn preview(
 ) -> Result<(), Error> {
     let mut last = None;
     loop {
-        let agents = candidates.next(syncer, last, PREVIEWED).await?;
+        let agents = candidates.next(syncer, last, syncer.batch_size()).await?;
         if agents.is_empty() {
             return Ok(());
         }

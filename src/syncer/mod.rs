@@ -33,7 +33,6 @@ use tokio_postgres::types::Type;
 use decide::{Existence, Records, Seen};
 pub use forecast::{Change, Forecast, Preview, Verb};
 pub use outcome::{Batch, Outcome, Summary};
-pub use preview::PREVIEWED;
 pub use reach::stored_scope;
 use reach::{Reach, is_in_scope, shared_scope};
 pub use release::Released;

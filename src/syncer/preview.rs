@@ -24,9 +24,6 @@ use crate::scope::Scope;
 use crate::store::batch::{Target, Unseen};
 use crate::store::{document, table};
 
-/// How many agents are looked at together at most.
-pub const PREVIEWED: usize = 100;
-
 /// How many assistants of one agent are told of one by one: each of its users may have some, and they all say the same.
 const LISTED: usize = 10;
 
@@ -48,7 +45,7 @@ impl Syncer {
         .await
     }
 
-    /// What a pass that comes to these agents would do. An agent whose data the database cannot read fails alone.
+    /// What a pass that comes to these agents would do: at most [`Syncer::batch_size`]. An agent whose data the database cannot read fails alone.
     pub async fn preview(&self, footing: Footing, agents: &[AgentId]) -> Result<Preview, Error> {
         self.place.check()?;
         let mut preview = Preview::default();
