@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use agent_sync::access::Access;
+use agent_sync::assistant::METADATA_KEYS;
 use agent_sync::config::{MAX_REMOVALS, Settings};
 use agent_sync::ids::AgentId;
 use agent_sync::plan::{Claim, IfExists};
@@ -206,6 +207,11 @@ fn scalars(assistant: &Value) -> BTreeMap<String, Value> {
     for key in ["owner", "supabase_agent_id", "supabase_organization_id"] {
         add(format!("metadata.{key}"), &assistant["metadata"][key]);
     }
+    // Of what is not ours, only that it is there.
+    let metadata = assistant["metadata"].as_object().into_iter().flatten();
+    let foreign =
+        metadata.filter(|(key, value)| !METADATA_KEYS.contains(&key.as_str()) && !value.is_null());
+    scalars.extend(foreign.map(|(key, _)| (format!("metadata.{key}"), json!("(not shown)"))));
     scalars
 }
 
@@ -287,7 +293,12 @@ async fn meddle(setting: &Setting, dice: &mut Dice, round: u64) {
     if ours.is_empty() {
         return;
     }
-    let (edited, deleted) = (dice.pick(&ours), dice.pick(&ours));
+    let (edited, deleted, forgotten) = (dice.pick(&ours), dice.pick(&ours), dice.pick(&ours));
+    // As after a crash between a write and what is noted of it.
+    db.execute(&format!(
+        "update agent_sync.ledger set content_hash = 'another' where assistant_id = '{forgotten}' and content_hash is not null"
+    ))
+    .await;
     let (squatted, adopted) = (Uuid::new_v4(), Uuid::new_v4());
     let agents = [squatted, adopted]
         .map(|id| format!("('{id}', 'found {id}', 'active')"))
