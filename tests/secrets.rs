@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::support::binary::{FREE_PORTS, Running};
+use crate::support::sse::EventSource;
 use crate::support::tokens::Project;
 use crate::support::worker::{exchange, request};
 use crate::support::{TestDatabase, TestWorker, eventually};
@@ -191,10 +192,15 @@ async fn no_secret_is_printed_in_a_whole_run() {
     db.execute("update public.agents set system_prompt = 'canary-newer'")
         .await;
     db.prompted(agent, "canary-newer").await;
-    for path in ["/ready", "/live", "/canary"] {
+    for path in [
+        "/ready", "/live", "/canary", "/metrics", "/status", "/history",
+    ] {
         let (_, said): (u16, Value) = request(admin, "GET", path, None).await;
         refusals.push_str(&said.to_string());
     }
+    let mut events = EventSource::open(admin, None).await;
+    refusals.push_str(&format!("{:?}", events.next().await));
+    refusals.push_str(&format!("{:?}", events.come()));
 
     let printed = running.output();
     for said in ["TRACE", "lazy sync skipped", "a request failed", "answered"] {

@@ -65,6 +65,11 @@ impl EventSource {
         }
     }
 
+    /// Those that have come already.
+    pub fn come(&mut self) -> Vec<Event> {
+        self.ready.drain(..).collect()
+    }
+
     async fn chunk(&mut self) -> Option<String> {
         let mut size = String::new();
         while !size.ends_with("\r\n") {
