@@ -67,14 +67,14 @@ pub async fn run(
     let store = config.store.clone();
     let worker = Worker::bind(config).await?;
     let look = look(&store, &url, worker.http_addr());
-    let (api, ready) = (worker.http_addr(), worker.readiness());
+    let (api, admin, ready) = (worker.http_addr(), worker.admin_addr(), worker.readiness());
     let stop = shutdown.clone();
     let guide = async {
         while ready.pending().is_some() && !stop.is_cancelled() {
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }
         if !stop.is_cancelled() {
-            println!("{}", try_this(&url, &look, api));
+            println!("{}", try_this(&url, &look, api, admin));
         }
     };
     tokio::join!(worker.run(shutdown.clone()), guide);
@@ -100,12 +100,12 @@ fn look(store: &Store, url: &str, api: SocketAddr) -> String {
     )
 }
 
-fn try_this(url: &str, look: &str, api: SocketAddr) -> String {
+fn try_this(url: &str, look: &str, api: SocketAddr, admin: SocketAddr) -> String {
     format!(
         r#"
 agent-sync is running on a database with 12 agents: 10 are active, one is a draft, one is deleted.
 
-1. Edit an agent, and watch the line that appears here:
+1. Edit an agent, and watch the line that appears here, or the page at http://{admin}:
 
    psql '{url}' -c "update public.agents set system_prompt = 'You answer in haiku.' where name = 'Refund Desk'"
 
