@@ -78,17 +78,20 @@ async fn every_route_answers_get_and_head_and_no_other_method_or_path() {
 #[tokio::test]
 async fn pages_of_other_sites_are_refused() {
     let worker = TestWorker::start_with(&[]).await;
+    let framed =
+        "sec-fetch-site: cross-site\r\nsec-fetch-mode: navigate\r\nsec-fetch-dest: iframe\r\n";
     for path in ROUTES.iter().chain(&["/nowhere"]) {
-        let (status, _) = asked(&worker, "GET", path, "sec-fetch-site: cross-site\r\n").await;
-        assert_eq!(status, 403, "{path}");
+        for headers in ["sec-fetch-site: cross-site\r\n", framed] {
+            let (status, _) = asked(&worker, "GET", path, headers).await;
+            assert_eq!(status, 403, "{path}");
+        }
     }
-    for site in ["same-origin", "same-site", "none"] {
+    // A link to it is none of theirs.
+    let followed = "cross-site\r\nsec-fetch-mode: navigate\r\nsec-fetch-dest: document";
+    for site in ["same-origin", "same-site", "none", followed] {
         let header = format!("sec-fetch-site: {site}\r\n");
-        assert_eq!(
-            asked(&worker, "GET", "/live", &header).await.0,
-            200,
-            "{site}"
-        );
+        let (status, _) = asked(&worker, "GET", "/live", &header).await;
+        assert_eq!(status, 200, "{site}");
     }
     worker.stop().await;
 }

@@ -161,9 +161,10 @@ impl Handle for Admin {
     }
 }
 
-/// Whether a page of another site has a browser ask, inside whose network we may be. Browsers say so themselves.
+/// Whether a page of another site has a browser ask, inside whose network we may be. Browsers say so themselves. A link that somebody
+/// follows is not the other page's question: it never sees what comes of it.
 fn is_cross_site(headers: &HeaderMap) -> bool {
-    headers
-        .get("sec-fetch-site")
-        .is_some_and(|site| site == "cross-site")
+    let says = |name: &str, word: &str| headers.get(name).is_some_and(|value| value == word);
+    let is_link = says("sec-fetch-mode", "navigate") && says("sec-fetch-dest", "document");
+    says("sec-fetch-site", "cross-site") && !is_link
 }
