@@ -164,6 +164,12 @@ async fn one_agent_can_be_let_go_alone() {
         held.code == Some(2) && held.stdout.contains("held=1"),
         "{held:?}"
     );
+    let planned = ["--scope", "all", "--agent", &one, "--dry-run"];
+    let planned = setting.sync_with(&planned, &zero).await;
+    assert!(
+        planned.code == Some(2) && planned.stdout.contains(" 1 held."),
+        "{planned:?}"
+    );
     let gone = setting
         .sync_with(
             &["--scope", "all", "--agent", &one, "--allow-removals"],

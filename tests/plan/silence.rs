@@ -2,8 +2,13 @@
 
 use agent_sync::config::{AUTO_MIGRATE, MAX_REMOVALS};
 use agent_sync::database::migrations::LATEST;
-use serde_json::{Value, json};
+use agent_sync::ids::{AgentId, AssistantId};
+use agent_sync::plan::{Claim, IfExists};
+use agent_sync::syncer::Entrance;
+use serde_json::{Map, Value, json};
+use uuid::Uuid;
 
+use super::forecasts::syncer;
 use super::{Setting, agents, document};
 use crate::support::binary::run;
 use crate::support::cluster::Cluster;
@@ -189,23 +194,26 @@ async fn users_are_asked_about_and_nothing_is_written_for_that() {
     let agent = db.agent("a").await;
     let setting = Setting { db, server: None };
     let db = &setting.db;
-    setting.sync_with(&["--scope", "none"], &[]).await;
-    let user = uuid::Uuid::new_v4();
-    let copy = uuid::Uuid::new_v4();
+    setting.sync(&[]).await;
     db.execute(&format!(
         "update public.agents set organization_id = '{organization}' where id = '{agent}'"
     ))
     .await;
     setting.sync(&[]).await;
-    // As a lazy sync has left it, of a user who has gone since.
-    db.execute(&format!(
-        "insert into langgraph_server.assistants select '{copy}', graph_id, config, context, metadata || '{{\"owner\": \"{user}\"}}', name, description, 1
-         from langgraph_server.assistants where id = '{agent}';
-         insert into agent_sync.ledger (assistant_id, agent_id, organization_id, owner, state, content_hash, row_hash)
-         select '{copy}', '{agent}', '{organization}', '{user}', 'synced', 'x', agent_sync.fingerprint(graph_id, config, context, name, description, metadata)
-         from langgraph_server.assistants where id = '{copy}'"
-    ))
-    .await;
+    // A user's own, made while nobody was asked.
+    let copy = Uuid::new_v4();
+    let claim = Claim {
+        owner: Uuid::new_v4().to_string(),
+        identity: None,
+        assistant_id: Some(AssistantId(copy)),
+        if_exists: IfExists::Raise,
+        metadata: Map::new(),
+    };
+    let asking = syncer(&setting);
+    asking
+        .sync_now(&[AgentId(agent)], Entrance::Request(&claim))
+        .await
+        .expect("synced");
     let before = everything(db).await;
     let asked = [("DATABASE_URL", db.url.as_str())];
     let args = ["sync", "--scope", "all", "--dry-run", "--json"];
@@ -236,7 +244,7 @@ async fn before_anything_is_installed_there_is_a_plan_and_an_older_schema_is_not
     let db = &setting.db;
     agents(db, 3).await;
     // What an older runtime has left, and somebody else.
-    let ids: Vec<uuid::Uuid> = {
+    let ids: Vec<Uuid> = {
         let rows = db
             .rows("select id from public.agents order by name", &[])
             .await;

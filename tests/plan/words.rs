@@ -220,6 +220,34 @@ Plan: 0 to create, 2 to update, 0 to remove, 0 unchanged.
     );
 }
 
+/// Of what a server says in its own way only what means something else is told.
+#[tokio::test]
+async fn what_a_server_adds_and_how_it_writes_is_no_difference() {
+    let setting = Setting::server().await;
+    let (db, id) = (&setting.db, uuid(1));
+    db.execute(&format!(
+        "insert into public.agents (id, name, status, system_prompt, sampling_params)
+         values ('{id}', 'A', 'active', 'You wait.', '{{\"temperature\": 0.50, \"top_p\": 1}}')"
+    ))
+    .await;
+    setting.sync(&[]).await;
+    let server = setting.server.as_ref().expect("a server");
+    let said = server.assistant(id).expect("an assistant");
+    let configurable = &said["config"]["configurable"];
+    let config = json!({"configurable": configurable, "tags": []});
+    server.patch(id, json!({"config": config, "description": ""}));
+    let unchanged = setting.plan(&[]).await;
+    assert_eq!(unchanged["summary"]["unchanged"], 1, "{unchanged}");
+    db.execute("update public.agents set system_prompt = 'You act.'")
+        .await;
+    let ended = setting.sync(&["--dry-run"]).await;
+    let expected = r#"~ agent a0000000-0000-4000-8000-000000000001 "A": update
+      ~ config.configurable.system_prompt: "You wait." → "You act."
+Plan: 0 to create, 1 to update, 0 to remove, 0 unchanged.
+"#;
+    assert_eq!(ended.stdout, expected, "{}", ended.stdout);
+}
+
 /// Nobody reads a plan of ten thousand lines about one agent.
 #[tokio::test]
 async fn of_an_agent_with_many_users_not_all_are_told_of() {

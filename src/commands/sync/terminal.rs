@@ -24,6 +24,7 @@ impl Terminal {
         // A batch may take a while.
         bar.enable_steady_tick(Duration::from_millis(120));
         telemetry::make_room_for(&bar);
+        bar.force_draw();
         Ok(Self(bar))
     }
 
