@@ -132,3 +132,51 @@ fn doubles(value: &mut Value) {
         Value::Null | Value::Bool(_) | Value::String(_) => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use hyper::HeaderMap;
+
+    use super::*;
+    use crate::config::LangGraph;
+    use crate::store::langgraph::Server;
+
+    fn server() -> Place {
+        let config = LangGraph {
+            url: "http://127.0.0.1:1".parse().expect("a url"),
+            headers: HeaderMap::new(),
+            timeout: Duration::from_secs(1),
+        };
+        Place::Server(Arc::new(Server::new(&config)))
+    }
+
+    #[test]
+    fn what_servers_do_not_agree_about_is_left_out_and_what_a_table_has_is_told() {
+        let said = json!({
+            "graph_id": "agent", "name": "", "description": "", "version": 3,
+            "config": {"configurable": {"top_p": 1, "big": 12345678901234567890_u64, "t": 0.5}, "tags": [], "recursion_limit": 25},
+            "context": {"top_p": 1.0, "big": 12345678901234567890_u64, "t": 5e-1},
+            "metadata": {"owner": "system", "synced_at": "now", "theirs": "canary", "supabase_organization_id": null},
+        });
+        let metadata = json!({"owner": "system", "theirs": "(not shown)"});
+        assert_eq!(
+            now(&server(), &said),
+            json!({
+                "graph_id": "agent", "name": "Untitled", "metadata": metadata,
+                "config": {"configurable": {"top_p": 1, "big": 12345678901234567890.0, "t": 0.5}},
+            })
+        );
+        let told = now(&Place::Table, &said);
+        for part in ["graph_id", "name", "description", "config", "context"] {
+            assert_eq!(told[part], said[part]);
+        }
+        assert_eq!(told["metadata"], metadata);
+        assert_eq!(
+            now(&server(), &json!({"config": "odd"})),
+            json!({"name": "Untitled"})
+        );
+    }
+}

@@ -271,15 +271,10 @@ async fn on_a_terminal_there_is_a_progress_bar_beside_the_log() {
     // Before a line is written, what was there is cleared.
     let shown = strip(&screen);
     let lines: Vec<&str> = shown.lines().map(str::trim).collect();
+    assert!(!shown.contains(['░', '█']), "{screen}");
     let failed = lines
         .iter()
         .filter(|line| line.contains("agent failed; it is tried again"));
-    for line in failed.clone() {
-        assert!(
-            line.starts_with("20") && !line.contains("agents,"),
-            "{line:?} in {screen}"
-        );
-    }
     assert_eq!(failed.count(), 1, "{screen}");
     assert_eq!(
         lines.last(),
