@@ -3,7 +3,8 @@
 .PHONY: demo test soak fuzz lint bench advisors image image-local postgres pgbouncer chromium supabase langgraph engine podman compose kubernetes cargo-fuzz
 
 demo: postgres
-	cargo run --quiet -- demo
+	cargo build
+	@cargo run --quiet -- demo
 
 # Everything twice: with workers that log in as a superuser, and as the role of sql/roles.sql.
 test: postgres pgbouncer chromium supabase langgraph podman image-local compose kubernetes

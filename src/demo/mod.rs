@@ -105,7 +105,7 @@ fn try_this(url: &str, look: &str, api: SocketAddr, admin: SocketAddr) -> String
         r#"
 agent-sync is running on a database with 12 agents: 10 are active, one is a draft, one is deleted.
 
-1. Edit an agent, and watch the line that appears here, or the page at http://{admin}:
+1. Edit an agent, and watch the line that appears here, `agent synced`, within milliseconds, or the page at http://{admin}:
 
    psql '{url}' -c "update public.agents set system_prompt = 'You answer in haiku.' where name = 'Refund Desk'"
 
