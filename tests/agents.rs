@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::support::worker::request;
-use crate::support::{TestDatabase, TestWorker, uuid};
+use crate::support::{TestDatabase, TestWorker, eventually, uuid};
 
 /// What becomes of the ledger's entries, as other tests say how agents get them.
 async fn installed() -> TestDatabase {
@@ -177,6 +177,7 @@ async fn page_by_page_each_agent_comes_once() {
             let page = list(&agents, &format!("limit={limit}&after={after}")).await;
             assert_eq!(page["total"], 30);
             paged.extend_from_slice(page["agents"].as_array().expect("agents"));
+            assert!(paged.len() <= 30, "{limit}");
             match page["next"].as_str() {
                 Some(next) => next.clone_into(&mut after),
                 None => break,
@@ -238,6 +239,41 @@ async fn what_cannot_be_listed_is_an_error_that_says_why() {
         list(&nowhere, "search=a").await,
         json!({ "agents": [], "next": null, "total": 0 })
     );
+}
+
+/// How old is what it answers with meanwhile.
+#[tokio::test]
+async fn of_an_agent_that_fails_it_is_known_when_its_assistant_was_written() {
+    let db = TestDatabase::new().await;
+    let agent = db.agent("Support").await;
+    let worker = TestWorker::start(&db, &[(SCOPE, "all")]).await;
+    let asked = async || {
+        let (_, page) = request(worker.admin, "GET", "/agents", None).await;
+        page["agents"][0].clone()
+    };
+    let synced_at = async || {
+        let assistant = db.assistant(agent).await.expect("its assistant");
+        let at = assistant["metadata"]["synced_at"].as_str().expect("a time");
+        at.to_owned()
+    };
+    let before = synced_at().await;
+    db.execute("update public.agents set sampling_params = '7'")
+        .await;
+    eventually("it has failed", || async {
+        let agent = asked().await;
+        (agent["state"] == "failed")
+            .then_some(())
+            .ok_or(agent.to_string())
+    })
+    .await;
+    assert_eq!(asked().await["synced_at"], before.replace('Z', "+00:00"));
+    // Whoever may write there may have written anything.
+    db.execute(
+        "update langgraph_server.assistants set metadata = metadata || '{\"synced_at\": \"soon\"}'",
+    )
+    .await;
+    assert_eq!(asked().await["synced_at"], json!(null));
+    worker.stop().await;
 }
 
 #[tokio::test]

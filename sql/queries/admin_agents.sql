@@ -35,17 +35,20 @@ with agents as not materialized (
 )
 select counted.total, page.agent_id, page.rank, page.state, page.changed_at, agent.name,
   coalesce(agent.organization_id, entries.organization_id) as organization_id,
-  entries.assistants, entries.synced_at, entries.attempts, entries.error
+  entries.assistants, entries.synced_at, entries.wrote_at, entries.attempts, entries.error
 from (select count(*) as total from found) as counted
 left join page on true
 -- (limit: each is looked up.)
 left join lateral (select name, organization_id from agents where id = page.agent_id limit 1) as agent on true
 left join lateral (
   select max(l.organization_id::text) as organization_id, count(l.content_hash) as assistants,
-    max(l.updated_at) filter (where l.state = 'synced') as synced_at, max(l.attempts) as attempts,
+    max(l.updated_at) filter (where l.state = 'synced') as synced_at,
+    -- Of one that stands from before it failed, what its metadata says. (Text: whoever may write the table may have written it.)
+    max(s.metadata ->> 'synced_at') filter (where l.state <> 'synced') as wrote_at, max(l.attempts) as attempts,
     -- The one of the worst entry.
     (array_agg(left(l.error, 1000) order by l.updated_at desc) filter (where l.state = page.state))[1] as error
   from agent_sync.ledger as l
+  left join langgraph_server.assistants as s on s.id = l.assistant_id::text and l.content_hash is not null
   where l.agent_id = page.agent_id
 ) as entries on true
 order by page.rank, page.changed_at desc, page.agent_id desc;

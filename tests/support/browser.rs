@@ -159,6 +159,13 @@ impl Browser {
         self.devtools("Emulation.setEmulatedMedia", features).await;
     }
 
+    /// Runs before anything else on every page from now on.
+    pub async fn first_of_all(&self, script: &str) {
+        let source = json!({ "source": script });
+        self.devtools("Page.addScriptToEvaluateOnNewDocument", source)
+            .await;
+    }
+
     /// What this function body returns, in the page.
     pub async fn run(&self, script: &str, arguments: Value) -> Value {
         let body = json!({ "script": script, "args": arguments });

@@ -13,6 +13,7 @@ use hyper::header::RETRY_AFTER;
 use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_postgres::Row;
@@ -158,13 +159,15 @@ fn agent(row: &Row) -> Result<Option<(Value, Cursor)>, Error> {
         agent_id,
     };
     let synced_at: Option<OffsetDateTime> = column(row, "synced_at")?;
+    let wrote_at = column::<Option<&str>>(row, "wrote_at")?;
+    let wrote_at = wrote_at.and_then(|at| OffsetDateTime::parse(at, &Rfc3339).ok());
     let agent = json!({
         "agent_id": agent_id,
         "name": column::<Option<&str>>(row, "name")?,
         "organization_id": column::<Option<&str>>(row, "organization_id")?,
         "state": column::<&str>(row, "state")?,
         "assistants": column::<i64>(row, "assistants")?,
-        "synced_at": synced_at.map(timestamp),
+        "synced_at": synced_at.max(wrote_at).map(timestamp),
         "changed_at": timestamp(cursor.changed_at),
         "attempts": column::<i32>(row, "attempts")?,
         "error": column::<Option<&str>>(row, "error")?,
