@@ -134,10 +134,10 @@ async fn troubled_agents_are_named_the_worst_first_and_count_once() {
         said["agents"],
         json!({"failed": 2, "conflict": 1, "held": 1, "synced": 1, "removed": 1})
     );
-    let since = "2030-01-01T00:00:00+00:00";
+    let last_at = "2030-01-01T00:00:00+00:00";
     let troubled = |number: u128, name: Option<&str>, state: &str, attempts: i32| {
         json!({
-            "agent_id": uuid(number), "name": name, "state": state, "error": "no", "attempts": attempts, "since": since,
+            "agent_id": uuid(number), "name": name, "state": state, "error": "no", "attempts": attempts, "last_at": last_at,
         })
     };
     assert_eq!(

@@ -297,7 +297,7 @@ fn troubled(rows: Vec<Row>) -> Result<Vec<Troubled>, Error> {
                 state: column(row, "state")?,
                 error: column(row, "error")?,
                 attempts: column(row, "attempts")?,
-                since: timestamp(column(row, "updated_at")?),
+                last_at: timestamp(column(row, "updated_at")?),
             })
         })
         .collect()

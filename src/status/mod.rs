@@ -117,7 +117,7 @@ pub struct Troubled {
     /// Failures in a row.
     pub attempts: i32,
     /// When it was looked at last, RFC 3339.
-    pub since: String,
+    pub last_at: String,
 }
 
 /// A worker, as it knows itself.

@@ -169,7 +169,7 @@ fn named(agent: &Troubled) -> String {
         said.push_str(&format!(", {times}"));
     }
     // To the second.
-    let at = agent.since.get(..19).unwrap_or(&agent.since);
+    let at = agent.last_at.get(..19).unwrap_or(&agent.last_at);
     said.push_str(&format!(", last at {at}Z"));
     said
 }
