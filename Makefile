@@ -7,7 +7,9 @@ demo: postgres
 	@cargo run --quiet -- demo
 
 # Everything twice: with workers that log in as a superuser, and as the role of sql/roles.sql.
-test: postgres pgbouncer chromium supabase langgraph podman image-local compose kubernetes
+# The image is compiled beside the tests: each has steps that keep one core busy only.
+test: postgres pgbouncer chromium supabase langgraph podman compose kubernetes
+	@$(MAKE) image-local & image=$$!; cargo test --no-run; wait $$image
 	cargo test
 	AGENT_SYNC_TEST_ROLE=worker cargo test --test integration
 
