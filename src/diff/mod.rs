@@ -475,6 +475,21 @@ mod tests {
     }
 
     #[test]
+    fn what_is_named_like_a_url_is_one_without_a_scheme_too() {
+        assert_eq!(
+            shown(json!({}), json!({"endpoint_url": "u:canary@host/x?canary"})),
+            [r#"endpoint_url: nothing -> "…@host/x?…""#]
+        );
+    }
+
+    #[test]
+    fn a_number_may_be_as_long_as_somebody_likes() {
+        let number: Value = serde_json::from_str(&"1".repeat(1000)).expect("a number");
+        let expected = format!(r#"[0]: nothing -> "{}…""#, "1".repeat(SHOWN));
+        assert_eq!(shown(json!([]), json!([number])), [expected]);
+    }
+
+    #[test]
     fn no_more_fields_are_shown_than_somebody_can_read() {
         let many: Map<String, Value> = (0..1000).map(|n| (format!("k{n}"), json!(n))).collect();
         let Diff { fields, more } = diff(&json!({}), &Value::Object(many));
