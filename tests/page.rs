@@ -8,6 +8,7 @@ use tokio::process::Command;
 
 use crate::support::binary::{FREE_PORTS, Running};
 use crate::support::browser::{Browser, ENTER, RIGHT, SHIFT, TAB};
+use crate::support::database::Role;
 use crate::support::proxy::Proxy;
 use crate::support::worker::exchange;
 use crate::support::{TestDatabase, TestWorker};
@@ -209,11 +210,14 @@ async fn what_is_to_be_done_is_said_with_the_command() {
     let browser = page(&worker, "Degraded").await;
     browser.shows("#todo", "agents held").await;
     browser
-        .shows("#todo", "agent-sync sync --allow-removals")
+        .shows(
+            "#todo .command:has(+ ul li)",
+            "agent-sync sync --allow-removals",
+        )
         .await;
     browser.shows("#todo", "1 trigger missing").await;
     browser.shows("#todo", "update on mcp_tools").await;
-    browser.shows("#todo", "agent-sync migrate").await;
+    browser.shows("#todo .command", "agent-sync migrate").await;
     browser.shows("#facts", "1 of 20 missing").await;
     // What is wrong for the same reason is said once.
     let held = browser.count("#todo .trouble > li").await;
@@ -228,6 +232,9 @@ async fn what_is_to_be_done_is_said_with_the_command() {
 /// Nothing of the application's is ever markup, wherever it is shown.
 #[tokio::test]
 async fn a_name_that_looks_like_markup_stays_text() {
+    if !Role::is_first_run() {
+        return;
+    }
     let db = TestDatabase::new().await;
     let name = "<img src=x onerror=document.title=1><script>document.title=2</script>&amp;";
     let agent = db.agent(name).await;
@@ -413,6 +420,9 @@ async fn a_database_that_is_away_is_said_and_what_was_there_stays() {
 
 #[tokio::test]
 async fn the_stream_waits_for_a_reader() {
+    if !Role::is_first_run() {
+        return;
+    }
     let db = TestDatabase::new().await;
     db.agent("Support").await;
     let worker = TestWorker::start(&db, ALL).await;
@@ -443,6 +453,9 @@ async fn the_stream_waits_for_a_reader() {
 
 #[tokio::test]
 async fn a_keyboard_is_enough_and_the_focus_is_seen() {
+    if !Role::is_first_run() {
+        return;
+    }
     let db = TestDatabase::new().await;
     db.many_agents(60).await;
     let worker = TestWorker::start(&db, ALL).await;
@@ -499,6 +512,9 @@ async fn a_keyboard_is_enough_and_the_focus_is_seen() {
 
 #[tokio::test]
 async fn a_screen_reader_is_told_what_everything_is() {
+    if !Role::is_first_run() {
+        return;
+    }
     let db = TestDatabase::new().await;
     db.agent("Support").await;
     db.execute("update public.agents set sampling_params = '7'")
@@ -594,6 +610,9 @@ const CONTRAST: &str = "
 
 #[tokio::test]
 async fn it_is_readable_in_the_light_in_the_dark_and_on_a_phone() {
+    if !Role::is_first_run() {
+        return;
+    }
     let db = TestDatabase::new().await;
     db.many_agents(20).await;
     let worker = TestWorker::start(&db, ALL).await;
@@ -634,6 +653,9 @@ async fn it_is_readable_in_the_light_in_the_dark_and_on_a_phone() {
 
 #[tokio::test]
 async fn the_file_comes_with_its_own_policy_and_says_where_the_rest_is() {
+    if !Role::is_first_run() {
+        return;
+    }
     let worker = TestWorker::start_with(&[]).await;
     let (status, head, body) = exchange(
         worker.admin,
