@@ -134,6 +134,8 @@ async fn who_is_not_served_just_now_may_read_that_and_ask_all_the_same() {
     let db = TestDatabase::new().await;
     let agent = db.agent("a").await;
     let worker = TestWorker::start(&db, &[DEV, ("AGENT_SYNC_MAX_REQUESTS", "1")]).await;
+    // What announced it, too: else that may be what waits.
+    db.drained().await;
     let holder = db.hold_agent(agent).await;
     let body = json!({"graph_id": "g", "metadata": {"supabase_agent_id": agent}});
     let in_hand = async {

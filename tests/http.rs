@@ -441,6 +441,8 @@ async fn requests_in_hand_are_answered_before_the_end() {
     let mut running = Running::serve(&db, &[("ROBYN_DEV", "true")]);
     let api = running.api().await;
     running.line("agent sync disabled").await;
+    // What announced it, too: else that may be what waits.
+    db.drained().await;
     let holder = db.hold_agent(agent).await;
     let body = json!({"graph_id": "agent", "metadata": {"supabase_agent_id": agent}}).to_string();
     let asked = tokio::spawn(async move { request(api, "POST", "/assistants", Some(&body)).await });

@@ -456,6 +456,8 @@ async fn a_lazy_sync_that_was_cut_off_is_503_and_makes_nothing() {
     let db = TestDatabase::new().await;
     let agent = db.agent("a").await;
     let worker = TestWorker::start(&db, &[(ROBYN_DEV, "true")]).await;
+    // What announced it, too: else that may be what waits.
+    db.drained().await;
     let _holder = db.hold_agent(agent).await;
     let api = worker.api;
     let body = json!({"graph_id": "agent", "metadata": {"supabase_agent_id": agent}}).to_string();

@@ -336,6 +336,8 @@ async fn an_attack_on_the_api_makes_no_probe_fail() {
     let worker = TestWorker::start(&db, &one).await;
     let (status, _) = worker.create(json!({"graph_id": "x".repeat(2000)})).await;
     assert_eq!(status, 413);
+    // What announced it, too: else that may be what waits.
+    db.drained().await;
     let holder = db.hold_agent(agent).await;
     let body = json!({"graph_id": "a", "metadata": {"supabase_agent_id": agent}}).to_string();
     let mut held = Client::connect(worker.api).await;
