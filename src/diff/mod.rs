@@ -372,6 +372,15 @@ pub fn quoted(text: &str) -> String {
     format!("\"{}\"", parts.join("'"))
 }
 
+/// The same without quotation marks: what somebody else has said, in one line.
+pub fn in_line(text: &str) -> String {
+    let plain = |c: char| match c {
+        '"' | '\'' | '\\' => c.to_string(),
+        other => other.escape_debug().to_string(),
+    };
+    text.chars().map(plain).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -503,6 +512,10 @@ mod tests {
         assert_eq!(
             shown,
             r#""it's \"fine\" \u{1b}[2J\u{9b}2J\u{202e}\n\r\u{7f}é""#
+        );
+        assert_eq!(
+            in_line(odd),
+            r#"it's "fine" \u{1b}[2J\u{9b}2J\u{202e}\n\r\u{7f}é"#
         );
     }
 

@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use serde_json::{Value, json};
 
 use super::report::{BUSY, Document, print};
-use crate::diff::{Diff, Field, quoted};
+use crate::diff::{self, Diff, Field, quoted};
 use crate::ids::SYSTEM;
 use crate::removals::Objection;
 use crate::syncer::{Change, Forecast, Outcome, Preview, Verb};
@@ -244,7 +244,7 @@ fn in_words(forecast: &Forecast) -> String {
     ) {
         (Outcome::Nothing, why) => first(format!(": {}", why.unwrap_or(action))),
         (_, None) => first(format!(": {action}")),
-        (_, Some(why)) => first(format!(": {action} ({why})")),
+        (_, Some(why)) => first(format!(": {action} ({})", diff::in_line(why))),
     }
     // Most have one, which has the agent's id and is everybody's.
     let is_plain =
@@ -288,7 +288,7 @@ fn fields(diff: &Diff, lines: &mut Vec<String>) {
         hidden,
     } in &diff.fields
     {
-        let side = |value: &Option<Value>| value.as_ref().map(in_line);
+        let side = |value: &Option<Value>| value.as_ref().map(shown);
         lines.push(match (side(before), side(after)) {
             (Some(before), _) if *hidden => {
                 format!("      ~ {path}: {before} (what has changed is not shown)")
@@ -311,9 +311,9 @@ fn fields(diff: &Diff, lines: &mut Vec<String>) {
     }
 }
 
-fn in_line(value: &Value) -> String {
+fn shown(value: &Value) -> String {
     match value {
         Value::String(text) => quoted(text),
-        other => other.to_string(),
+        other => diff::in_line(&other.to_string()),
     }
 }
