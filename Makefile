@@ -61,7 +61,7 @@ image-local: engine
 	@for roots in "$$SSL_CERT_FILE" /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt /etc/ssl/ca-bundle.pem ""; do \
 	  if test -s "$$roots"; then break; fi; done; \
 	install -m 644 "$${roots:?no bundle of CA roots is in the usual places: name one by SSL_CERT_FILE}" target/image/ca-certificates.crt
-	$(BUILD) --target local target/image
+	$(BUILD) --iidfile target/image.id --target local target/image
 
 # PostgreSQL's server, psql, and curl for the lines that the demo prints.
 postgres:

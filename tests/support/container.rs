@@ -8,9 +8,6 @@ use tokio::process::Command;
 
 use super::binary::{Ended, Running};
 
-/// What `make image-local` builds.
-const IMAGE: &str = "localhost/agent-sync";
-
 /// Where a container is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Network {
@@ -106,13 +103,20 @@ pub async fn ended(
     }
 }
 
+/// By its id: the name may be given to what another checkout builds.
+fn image() -> String {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/target/image.id");
+    let id = std::fs::read_to_string(file);
+    id.unwrap_or_else(|e| panic!("{file}: {e}: run `make image-local`"))
+}
+
 /// What podman knows about the image.
 pub async fn inspect() -> Value {
-    let output = podman(&["image", "inspect", IMAGE]).output().await;
+    let output = podman(&["image", "inspect", &image()]).output().await;
     let output = output.expect("podman is installed by `make podman`");
     assert!(
         output.status.success(),
-        "there is no image {IMAGE}: run `make image-local`: {}",
+        "the image is gone: run `make image-local`: {}",
         String::from_utf8_lossy(&output.stderr)
     );
     let images: Value = serde_json::from_slice(&output.stdout).expect("JSON");
@@ -137,7 +141,7 @@ fn run(network: Network, options: &[&str], variables: &[(&str, &str)], args: &[&
         .arg("--ulimit=nproc=1024:4096")
         .args(options);
     set(&mut run, variables);
-    run.arg(IMAGE).args(args);
+    run.arg(image()).args(args);
     run
 }
 
