@@ -3,6 +3,8 @@
 // None needs all of it.
 #![allow(dead_code)]
 
+pub mod report;
+
 use std::process::Child;
 
 use tokio_postgres::{Client, NoTls};
