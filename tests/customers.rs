@@ -127,6 +127,7 @@ async fn at_rest_on(db: TestDatabase, resync: &str) -> Setting {
     worker.line("listening for changes").await;
     worker.line("Startup sync summary").await;
     settled(&db).await;
+    db.drained().await;
     Setting {
         db,
         worker,
@@ -195,6 +196,19 @@ async fn settled(db: &TestDatabase) {
     .await;
 }
 
+/// Waits until the change loop has drained what was there when the worker started, too, and waits for something to change.
+/// (There must be no resync, which asks other things.)
+async fn asleep(db: &TestDatabase) {
+    eventually("the change loop sleeps", || async {
+        let sessions = "select state || ': ' || query as said from pg_stat_activity
+             where datname = current_database() and application_name = 'agent-sync' order by query_start desc";
+        let last: String = db.rows(sessions, &[]).await[0].get("said");
+        // The last thing that it asks before it waits.
+        if last == format!("idle: {}", sql!("next_due")) { Ok(()) } else { Err(last) }
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_worker_that_is_stopped_anywhere_in_a_sync_keeps_no_editor_waiting() {
     join_all(SYNC.iter().map(stop_after)).await;
@@ -209,6 +223,7 @@ async fn stop_after(step: &Step) {
         interceptor,
         ..
     } = &setting;
+    asleep(db).await;
     // With a trigger of the application's that says more than fits on the way to somebody who does not read.
     db.execute(
         "create table public.now as select clock_timestamp() as at;

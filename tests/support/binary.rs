@@ -53,6 +53,15 @@ pub struct Running {
     lines: Arc<Mutex<Vec<String>>>,
 }
 
+/// What it said is said of a test that fails.
+impl Drop for Running {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the worker said:\n{}", self.output());
+        }
+    }
+}
+
 impl Running {
     pub fn start(args: &[&str], variables: &[(&str, &str)]) -> Self {
         Self::spawn(command(args, variables))
