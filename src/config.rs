@@ -11,7 +11,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::Path;
 use std::time::Duration;
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
 
 use crate::database::{DatabaseUrl, UrlError};
 use crate::http::url::HttpUrl;
@@ -212,7 +212,7 @@ pub enum OnRemove {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Log {
-    /// A filter as tracing-subscriber's [`EnvFilter`] takes it.
+    /// A filter as tracing-subscriber's [`Targets`] takes it.
     pub filter: String,
     pub format: LogFormat,
 }
@@ -470,7 +470,7 @@ fn at_least_one(text: &str) -> Result<usize, String> {
 }
 
 fn filter(text: &str) -> Result<String, String> {
-    match EnvFilter::try_new(text) {
+    match text.parse::<Targets>() {
         Ok(_) => Ok(text.to_owned()),
         Err(e) => Err(format!(
             "`{text}` is not a log filter like info or agent_sync=debug: {e}"

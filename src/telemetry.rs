@@ -5,8 +5,10 @@ use std::panic::PanicHookInfo;
 use std::sync::{Mutex, PoisonError};
 
 use indicatif::{ProgressBar, WeakProgressBar};
-use tracing::error;
-use tracing_subscriber::EnvFilter;
+use tracing::{Level, error};
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::{Log, LogFormat};
 
@@ -14,14 +16,21 @@ use crate::config::{Log, LogFormat};
 pub fn init(log: &Log) {
     // What the pool has to say of a lost connection is said better by whoever wanted one.
     let filter = format!("deadpool.postgres=off,{}", log.filter);
-    let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter: Targets = filter
+        .parse()
+        .unwrap_or_else(|_| Targets::new().with_default(Level::INFO));
     let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_max_level(Level::TRACE)
         .with_writer(|| Lines)
         .with_ansi(std::io::stderr().is_terminal());
     let started = match log.format {
-        LogFormat::Text => builder.with_target(false).try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+        LogFormat::Text => builder.with_target(false).finish().with(filter).try_init(),
+        LogFormat::Json => builder
+            .json()
+            .flatten_event(true)
+            .finish()
+            .with(filter)
+            .try_init(),
     };
     if started.is_ok() {
         std::panic::set_hook(Box::new(log_panic));

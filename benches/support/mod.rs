@@ -6,6 +6,7 @@
 pub mod report;
 
 use std::process::Child;
+use std::time::Duration;
 
 use tokio_postgres::{Client, NoTls};
 
@@ -46,12 +47,64 @@ pub fn data(agents: u32) -> String {
     )
 }
 
-/// The peak of its resident memory. In MB, rounded up; as Linux tells it.
+/// What a benchmark is called with, after `--`.
+#[derive(Debug)]
+pub struct Arguments {
+    agents: Option<u32>,
+    /// Less of everything: to see that it works, not to believe the figures.
+    pub quick: bool,
+    /// Tells more than the figures.
+    pub verbose: bool,
+}
+
+impl Arguments {
+    pub fn of_this_process() -> Self {
+        let arguments: Vec<String> = std::env::args().skip(1).collect();
+        let is_given = |name: &str| arguments.iter().any(|argument| argument == name);
+        Self {
+            agents: arguments.iter().find_map(|argument| argument.parse().ok()),
+            quick: is_given("--quick"),
+            verbose: is_given("--verbose"),
+        }
+    }
+
+    /// As many as it was told, or else this many.
+    pub fn agents(&self, quick: u32, otherwise: u32) -> u32 {
+        let unless_told = if self.quick { quick } else { otherwise };
+        self.agents.unwrap_or(unless_told)
+    }
+}
+
+/// The processor time that it has taken so far, as Linux tells it.
+pub fn cpu(worker: &Child) -> Result<Duration, AnyError> {
+    // Of all its threads, those that have ended included: in ticks of 10 ms.
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", worker.id()))?;
+    let (_, after_name) = stat.rsplit_once(") ").ok_or("no name")?;
+    let ticks: u64 = after_name
+        .split_whitespace()
+        .skip(11)
+        .take(2)
+        .map(str::parse::<u64>)
+        .sum::<Result<_, _>>()?;
+    Ok(Duration::from_millis(ticks * 10))
+}
+
+/// Its resident memory in MB, as Linux tells it.
+pub fn resident_memory(worker: &Child) -> Result<f64, AnyError> {
+    Ok(memory(worker, "VmRSS:")? as f64 / 1024.0)
+}
+
+/// The peak of its resident memory in MB, rounded up.
 pub fn peak_memory(worker: &Child) -> Result<u64, AnyError> {
+    Ok(memory(worker, "VmHWM:")?.div_ceil(1024))
+}
+
+/// In KB.
+fn memory(worker: &Child, name: &str) -> Result<u64, AnyError> {
     let status = std::fs::read_to_string(format!("/proc/{}/status", worker.id()))?;
     let kb = status
         .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB"))
-        .ok_or("no VmHWM")?;
-    Ok(kb.trim().parse::<u64>()?.div_ceil(1024))
+        .find_map(|line| line.strip_prefix(name)?.trim().strip_suffix(" kB"))
+        .ok_or("not in the status")?;
+    Ok(kb.trim().parse()?)
 }
