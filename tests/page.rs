@@ -340,6 +340,7 @@ async fn a_connection_that_is_lost_is_said_and_heals_by_itself() {
     browser.shows(HEALTH, "Healthy").await;
     browser.shows("#link", "Live").await;
     browser.hides("#banner").await;
+    browser.shows(ROWS, "Support").await;
 
     running.signal("-KILL");
     running.ended().await;
