@@ -1,10 +1,13 @@
-//! The startup pass against what the same Postgres needs for the bare minimum of the work, in one run.
+//! The passes against what the same Postgres needs for the bare minimum of the work, in one run.
 //!
-//! `cargo bench --bench passes -- [agents]` (10,000 unless told). The floor is pure SQL: one
-//! `insert … select … on conflict` that builds the same rows (`tests/fixtures/expected.sql`), and the write-back.
+//! `cargo bench --bench passes -- [--quick] [agents…]` (10,000 and 100,000 unless told; `--quick`: 10,000). The floor is pure SQL: one
+//! `insert … select … on conflict` that builds the same rows (`tests/fixtures/expected.sql`), and the write-back. Each has a database of
+//! its own, equally fresh.
 
 mod support;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use agent_sync::access::Access;
@@ -15,19 +18,51 @@ use agent_sync::demo::postgres::Postgres;
 use agent_sync::pass::{self, Extent};
 use agent_sync::scope::Scope;
 use agent_sync::syncer::{Summary, Syncer};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
+use support::report::{Line, Report, Target};
 use support::{AnyError, EXPECTED, connect, data};
+
+/// What changes before each pass, and how much of the floor it may take.
+const PASSES: [(&str, &str, f64); 3] = [
+    ("cold", "", 1.3),
+    ("warm", "", 0.5),
+    (
+        "1 % changed",
+        "update public.agents set system_prompt = 'Changed. ' || system_prompt where name like '%00'",
+        0.6,
+    ),
+];
 
 #[tokio::main]
 async fn main() -> Result<(), AnyError> {
-    let agents: u32 = std::env::args()
+    let mut sizes: Vec<u32> = std::env::args()
         .skip(1)
-        .find_map(|argument| argument.parse().ok())
-        .unwrap_or(10_000);
-    let postgres =
-        Postgres::start(&["fsync=on", "shared_buffers=512MB", "max_wal_size=4GB"]).await?;
+        .filter_map(|argument| argument.parse().ok())
+        .collect();
+    let is_quick = std::env::args().any(|argument| argument == "--quick");
+    if sizes.is_empty() {
+        sizes = match is_quick {
+            true => vec![10_000],
+            false => vec![10_000, 100_000],
+        };
+    }
+    let mut report = Report::new("passes");
+    for agents in sizes {
+        measure(agents, &mut report).await?;
+    }
+    report.finish()?;
+    Ok(())
+}
+
+async fn measure(agents: u32, report: &mut Report) -> Result<(), AnyError> {
+    let mut settings = vec!["fsync=on", "shared_buffers=512MB", "max_wal_size=4GB"];
+    let log = std::env::var("BENCH_POSTGRES").unwrap_or_default();
+    settings.extend(log.split_whitespace());
+    let postgres = Postgres::start(&settings).await?;
     postgres
         .execute("postgres", "create database template")
         .await?;
@@ -35,63 +70,85 @@ async fn main() -> Result<(), AnyError> {
     let template: DatabaseUrl = postgres.url("template").parse()?;
     migrations::migrate(&Database::new(&template), Duration::ZERO).await?;
     postgres.execute("template", &data(agents)).await?;
-    postgres
-        .execute("postgres", "create database floor template template")
-        .await?;
-    postgres
-        .execute("postgres", "create database ours template template")
-        .await?;
-
+    for name in ["floor", "ours"] {
+        let copy = format!("create database {name} template template");
+        postgres.execute("postgres", &copy).await?;
+    }
     let floor = connect(&postgres.url("floor")).await?;
     let ours = connect(&postgres.url("ours")).await?;
-    let url: DatabaseUrl = postgres.url("ours").parse()?;
-    let syncer = Syncer::new(Database::new(&url), Access::open(), Settings::default());
     ours.batch_execute(
         "insert into agent_sync.settings (scope) values ('all'); truncate agent_sync.outbox",
     )
     .await?;
 
-    println!("{agents} agents, prompts of 1.5 KB, 0 to 4 tools each");
-    println!(
-        "{:<12} {:>10} {:>10} {:>8}   what the pass did",
-        "pass", "ours", "pure SQL", "ratio"
-    );
-    for (name, change) in [
-        ("cold", ""),
-        ("warm", ""),
-        (
-            "1 % changed",
-            "update public.agents set system_prompt = 'Changed. ' || system_prompt where name like '%00'",
-        ),
-    ] {
+    for (name, change, target) in PASSES {
         for client in [&floor, &ours] {
             client.batch_execute(change).await?;
             for chore in ["truncate agent_sync.outbox", "vacuum analyze", "checkpoint"] {
                 client.batch_execute(chore).await?;
             }
         }
-        let floored = time(pure_sql(&floor)).await?;
-        let versions = versions(&ours).await?;
         let started = Instant::now();
-        let summary: Summary = pass::run(
-            &syncer,
-            &Scope::All,
-            Extent::Reach,
-            &CancellationToken::new(),
-        )
-        .await?;
+        pure_sql(&floor).await?;
+        let floored = started.elapsed();
+        let before = versions(&ours).await?;
+        let started = Instant::now();
+        let summary = run(&postgres.url("ours")).await?;
         let passed = started.elapsed();
-        let raised = self::versions(&ours).await? - versions;
-        println!(
-            "{name:<12} {:>8.2} s {:>8.2} s {:>7.2}×   {summary}; versions raised by {raised}",
-            passed.as_secs_f64(),
-            floored.as_secs_f64(),
-            passed.as_secs_f64() / floored.as_secs_f64(),
-        );
+        report.line(Line {
+            work: format!("{name} pass, {agents} agents"),
+            ours: seconds(passed),
+            floor: Some(seconds(floored)),
+            figure: Some(passed.as_secs_f64() / floored.as_secs_f64()),
+            target: Some(Target::AtMost(target)),
+        });
+        let raised = versions(&ours).await? - before;
+        println!("  {summary}; versions raised by {raised}");
+        if name == "warm" {
+            nothing(&postgres, &ours, agents, report).await?;
+        }
     }
-    drop(syncer);
     postgres.stop();
     Ok(())
+}
+
+/// What a warm pass writes, and what it is sent. Counted in a run of its own: what counts takes time.
+async fn nothing(
+    postgres: &Postgres,
+    ours: &Client,
+    agents: u32,
+    report: &mut Report,
+) -> Result<(), AnyError> {
+    let before = written(ours).await?;
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let port = listener.local_addr()?.port();
+    let sent = Arc::new(AtomicU64::new(0));
+    let counter = tokio::spawn(count(listener, postgres.port(), sent.clone()));
+    run(&format!("postgresql://postgres@127.0.0.1:{port}/ours")).await?;
+    counter.abort();
+    report.line(Line {
+        work: format!("warm pass, {agents} agents: rows written"),
+        ours: (written(ours).await? - before).to_string(),
+        floor: None,
+        figure: Some((written(ours).await? - before) as f64),
+        target: Some(Target::AtMost(0.0)),
+    });
+    report.line(Line {
+        work: format!("warm pass, {agents} agents: bytes received"),
+        ours: sent.load(Ordering::Relaxed).to_string(),
+        floor: None,
+        figure: None,
+        target: None,
+    });
+    Ok(())
+}
+
+/// A pass by a worker that has just started.
+async fn run(url: &str) -> Result<Summary, AnyError> {
+    let url: DatabaseUrl = url.parse()?;
+    let syncer = Syncer::new(Database::new(&url), Access::open(), Settings::default());
+    let stop = CancellationToken::new();
+    Ok(pass::run(&syncer, &Scope::All, Extent::Reach, &stop).await?)
 }
 
 /// The same rows by one statement, and the write-back by another.
@@ -116,12 +173,43 @@ async fn pure_sql(client: &Client) -> Result<(), tokio_postgres::Error> {
         .await
 }
 
-async fn time(
-    work: impl Future<Output = Result<(), tokio_postgres::Error>>,
-) -> Result<Duration, tokio_postgres::Error> {
-    let started = Instant::now();
-    work.await?;
-    Ok(started.elapsed())
+/// How many rows have been written so far, to any table. What a session has written is counted when it has ended.
+async fn written(client: &Client) -> Result<i64, AnyError> {
+    let others = "select count(*) from pg_stat_activity
+         where datname = current_database() and application_name like 'agent-sync%'";
+    while client.query_one(others, &[]).await?.get::<_, i64>(0) > 0 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let statement =
+        "select coalesce(sum(n_tup_ins + n_tup_upd + n_tup_del), 0)::int8 from pg_stat_user_tables";
+    Ok(client.query_one(statement, &[]).await?.get(0))
+}
+
+/// Passes connections on, and counts what the server sends.
+async fn count(listener: TcpListener, port: u16, sent: Arc<AtomicU64>) -> std::io::Result<()> {
+    loop {
+        let (near, _) = listener.accept().await?;
+        let far = TcpStream::connect(("127.0.0.1", port)).await?;
+        let (mut near_in, mut near_out) = near.into_split();
+        let (mut far_in, mut far_out) = far.into_split();
+        tokio::spawn(async move {
+            _ = tokio::io::copy(&mut near_in, &mut far_out).await;
+        });
+        let sent = sent.clone();
+        tokio::spawn(async move {
+            let mut buffer = vec![0; 64 << 10];
+            while let Ok(bytes @ 1..) = far_in.read(&mut buffer).await {
+                sent.fetch_add(bytes as u64, Ordering::Relaxed);
+                if near_out.write_all(&buffer[..bytes]).await.is_err() {
+                    break;
+                }
+            }
+        });
+    }
+}
+
+fn seconds(duration: Duration) -> String {
+    format!("{:.2} s", duration.as_secs_f64())
 }
 
 async fn versions(client: &Client) -> Result<i64, tokio_postgres::Error> {

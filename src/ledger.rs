@@ -6,10 +6,11 @@ use tokio_postgres::Transaction;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
-use crate::database::{Error, column};
+use crate::database::{Error, Param, column};
 use crate::ids::{AgentId, AssistantId};
-use crate::plan::{Entry, State};
+use crate::plan::{Entry, RowVersion, State};
 use crate::sql;
+use crate::store::table::row_version;
 
 /// An assistant that was just written.
 #[derive(Debug)]
@@ -20,6 +21,19 @@ pub struct Written {
     pub owner: String,
     pub content_hash: Vec<u8>,
     pub row_hash: Vec<u8>,
+    /// What its agent says ([`Marked::source_hash`]), where that is known.
+    pub source_hash: Option<Vec<u8>>,
+    /// Where it is a row of a table.
+    pub row_version: Option<RowVersion>,
+}
+
+/// By what a pass sees that an assistant is as it should be, without a closer look.
+#[derive(Debug)]
+pub struct Marked {
+    pub assistant_id: AssistantId,
+    /// Of what the mapping reads of its agent ([`crate::source::Shape::look`]).
+    pub source_hash: Vec<u8>,
+    pub row_version: RowVersion,
 }
 
 /// An assistant that we should write and that somebody else has.
@@ -63,6 +77,8 @@ pub async fn read(
                 state: state(column(row, "state")?)?,
                 content_hash: column(row, "content_hash")?,
                 row_hash: column(row, "row_hash")?,
+                source_hash: column(row, "source_hash")?,
+                row_version: row_version(row)?,
             };
             Ok((assistant_id, entry))
         })
@@ -71,15 +87,63 @@ pub async fn read(
 
 /// These were just written.
 pub async fn synced(tx: &Transaction<'_>, written: &[Written]) -> Result<(), Error> {
-    enter(tx, sql!("ledger_synced"), written).await
+    let sources: Vec<_> = written.iter().map(|w| w.source_hash.as_deref()).collect();
+    let (xmins, ctids) = parted(written.iter().map(|w| w.row_version.as_ref()));
+    let marks: [Param<'_>; 3] = [
+        (&sources, Type::BYTEA_ARRAY),
+        (&xmins, Type::TEXT_ARRAY),
+        (&ctids, Type::TEXT_ARRAY),
+    ];
+    enter(tx, sql!("ledger_synced"), written, &marks).await
 }
 
 /// These are about to be written, and may be ours already, or not: an empty content hash leaves that open.
 pub async fn intended(tx: &Transaction<'_>, written: &[Written]) -> Result<(), Error> {
-    enter(tx, sql!("ledger_intended"), written).await
+    enter(tx, sql!("ledger_intended"), written, &[]).await
 }
 
-async fn enter(tx: &Transaction<'_>, statement: &str, written: &[Written]) -> Result<(), Error> {
+/// These are as they were left, and as they should be.
+pub async fn marked(tx: &Transaction<'_>, marked: &[Marked]) -> Result<(), Error> {
+    if marked.is_empty() {
+        return Ok(());
+    }
+    let assistants: Vec<_> = marked.iter().map(|m| m.assistant_id).collect();
+    let sources: Vec<_> = marked.iter().map(|m| m.source_hash.as_slice()).collect();
+    let (xmins, ctids) = parted(marked.iter().map(|m| Some(&m.row_version)));
+    tx.execute_typed(
+        sql!("ledger_marked"),
+        &[
+            (&assistants, Type::UUID_ARRAY),
+            (&sources, Type::BYTEA_ARRAY),
+            (&xmins, Type::TEXT_ARRAY),
+            (&ctids, Type::TEXT_ARRAY),
+        ],
+    )
+    .await?;
+    Ok(())
+}
+
+/// The columns `row_xmin` and `row_ctid`.
+fn parted<'a>(
+    versions: impl Iterator<Item = Option<&'a RowVersion>>,
+) -> (Vec<Option<&'a str>>, Vec<Option<&'a str>>) {
+    versions
+        .map(|version| {
+            (
+                version.map(|version| version.xmin.as_str()),
+                version.map(|version| version.ctid.as_str()),
+            )
+        })
+        .unzip()
+}
+
+/// `more`: parameters after those that all such statements have.
+async fn enter(
+    tx: &Transaction<'_>,
+    statement: &str,
+    written: &[Written],
+    more: &[Param<'_>],
+) -> Result<(), Error> {
     if written.is_empty() {
         return Ok(());
     }
@@ -89,18 +153,16 @@ async fn enter(tx: &Transaction<'_>, statement: &str, written: &[Written]) -> Re
     let owners: Vec<_> = written.iter().map(|w| w.owner.as_str()).collect();
     let content_hashes: Vec<_> = written.iter().map(|w| w.content_hash.as_slice()).collect();
     let row_hashes: Vec<_> = written.iter().map(|w| w.row_hash.as_slice()).collect();
-    tx.execute_typed(
-        statement,
-        &[
-            (&assistants, Type::UUID_ARRAY),
-            (&agents, Type::UUID_ARRAY),
-            (&organizations, Type::UUID_ARRAY),
-            (&owners, Type::TEXT_ARRAY),
-            (&content_hashes, Type::BYTEA_ARRAY),
-            (&row_hashes, Type::BYTEA_ARRAY),
-        ],
-    )
-    .await?;
+    let mut params: Vec<Param<'_>> = vec![
+        (&assistants, Type::UUID_ARRAY),
+        (&agents, Type::UUID_ARRAY),
+        (&organizations, Type::UUID_ARRAY),
+        (&owners, Type::TEXT_ARRAY),
+        (&content_hashes, Type::BYTEA_ARRAY),
+        (&row_hashes, Type::BYTEA_ARRAY),
+    ];
+    params.extend_from_slice(more);
+    tx.execute_typed(statement, &params).await?;
     Ok(())
 }
 

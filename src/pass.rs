@@ -4,19 +4,28 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::{debug, error, info};
 
 use crate::database::migrations::Footing;
 use crate::database::{BATCH, DEADLINE, Error, IsolationLevel, begin_reading};
 use crate::ids::AgentId;
 use crate::retry::{ALONE, SYSTEMIC};
 use crate::scope::Scope;
-use crate::syncer::{Batch, Entrance, Outcome, Preview, Summary, Syncer};
+use crate::source::{Page, Stretch};
+use crate::syncer::{Batch, Entrance, Glance, Outcome, Preview, Summary, Syncer};
 
 /// How often a long pass says how far it is.
 const PROGRESS: Duration = Duration::from_secs(5);
+
+/// How many agents are looked at with one statement, to find those that have to be looked at one by one. Some hundred milliseconds.
+const PAGE: usize = 20_000;
+
+/// How many batches are at work at a time, each with a connection, which goes back to the pool after each: whoever waits for one is next.
+const TOGETHER: usize = 2;
 
 /// How far a pass goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,10 +93,21 @@ impl Candidates {
     }
 }
 
+/// What a pass tells as it goes.
+#[derive(Debug)]
+pub enum Told<'a> {
+    /// What became of agents that were looked at one by one.
+    Synced(&'a [(AgentId, Outcome)]),
+    /// How many were seen at once to be as they should be, and how many to be gone and done with.
+    Passed { unchanged: usize, gone: usize },
+}
+
 /// Syncs every agent of the scope, and of what the extent adds to it. Says in the log how far it is.
 ///
 /// The pages only name candidates. What an agent says is read under its lock, so an edit during the pass is either seen
-/// by it or still in the outbox.
+/// by it or still in the outbox. The same goes for agents that are passed by, without any lock ([`Syncer::look_over`]): there
+/// was a moment in which agent, assistant and ledger agreed, and what has been edited since is in the outbox. A worker that was
+/// at work on one of them in that moment holds its lock, and reads what is there after it got that, so it does not write what is older.
 pub async fn run(
     syncer: &Syncer,
     scope: &Scope,
@@ -97,8 +117,8 @@ pub async fn run(
     let candidates = Candidates::Of(scope.clone(), extent);
     let mut progress = Progress::since(Instant::now());
     let mut summary = Summary::default();
-    sync(syncer, &candidates, shutdown, |outcomes| {
-        summary.add(Summary::of(outcomes));
+    sync(syncer, &candidates, shutdown, |told| {
+        summary.add(told.summary());
         if progress.is_due(Instant::now()) {
             info!("Startup sync so far: {summary}");
         }
@@ -112,25 +132,128 @@ pub async fn sync(
     syncer: &Syncer,
     candidates: &Candidates,
     shutdown: &CancellationToken,
-    mut told: impl FnMut(&[(AgentId, Outcome)]),
+    mut told: impl FnMut(Told<'_>),
 ) -> Result<(), Error> {
-    let mut last = None;
+    let mut pages = Pages::of(candidates);
     while !shutdown.is_cancelled() {
-        let agents = candidates.next(syncer, last, BATCH).await?;
-        if agents.is_empty() {
+        let Some(page) = pages.next(syncer).await? else {
             break;
+        };
+        if page.unchanged + page.gone > 0 {
+            told(Told::Passed {
+                unchanged: page.unchanged,
+                gone: page.gone,
+            });
         }
-        let mut chunks = Chunks::of(&agents);
-        while let Some(chunk) = chunks.next() {
-            let synced = syncer.sync_now(chunk, Entrance::Pass).await;
-            if let Some(Batch { outcomes, .. }) = chunks.judge(syncer, synced).await? {
-                told(&outcomes);
+        // Each batch in a transaction of its own; while the server works on one, another is made ready. No two of them have an agent in
+        // common, and the locks of each are taken in order. What is under way is brought to its end, whatever became of another.
+        let mut left = page.due.chunks(BATCH).fuse();
+        let mut at_work = FuturesUnordered::new();
+        let mut failed = None;
+        loop {
+            while at_work.len() < TOGETHER && failed.is_none() && !shutdown.is_cancelled() {
+                match left.next() {
+                    Some(batch) => at_work.push(sync_batch(syncer, batch)),
+                    None => break,
+                }
+            }
+            match at_work.next().await {
+                Some(Ok(outcomes)) => told(Told::Synced(&outcomes)),
+                Some(Err(error)) => failed = failed.or(Some(error)),
+                None => break,
             }
         }
-        told(&chunks.passed_over);
-        last = agents.last().copied();
+        if let Some(error) = failed {
+            return Err(error);
+        }
     }
     Ok(())
+}
+
+async fn sync_batch(syncer: &Syncer, agents: &[AgentId]) -> Result<Vec<(AgentId, Outcome)>, Error> {
+    let mut synced = Vec::with_capacity(agents.len());
+    let mut chunks = Chunks::of(agents);
+    while let Some(chunk) = chunks.next() {
+        let batch = syncer.sync_now(chunk, Entrance::Pass).await;
+        if let Some(Batch { outcomes, .. }) = chunks.judge(syncer, batch).await? {
+            synced.extend(outcomes);
+        }
+    }
+    synced.append(&mut chunks.passed_over);
+    Ok(synced)
+}
+
+/// The agents that a pass comes to, page by page.
+struct Pages<'a> {
+    candidates: &'a Candidates,
+    last: Option<AgentId>,
+    /// Whether many agents can be looked at with one statement.
+    at_once: bool,
+}
+
+impl<'a> Pages<'a> {
+    fn of(candidates: &'a Candidates) -> Self {
+        Self {
+            candidates,
+            last: None,
+            // Who names agents wants them looked at.
+            at_once: matches!(candidates, Candidates::Of(..)),
+        }
+    }
+
+    async fn next(&mut self, syncer: &Syncer) -> Result<Option<Page>, Error> {
+        if let Candidates::Of(scope, extent) = self.candidates
+            && self.at_once
+        {
+            let stretch = Stretch {
+                scope,
+                extent: *extent,
+                after: self.last,
+                limit: PAGE,
+            };
+            match syncer.look_over(&stretch).await {
+                Ok(Glance::Seen(page)) => {
+                    self.last = page.as_ref().map(|page| page.last);
+                    return Ok(page);
+                }
+                Ok(Glance::Beyond) => {}
+                // A single agent may be the cause, or too much of them all: so the agents are looked at one by one.
+                Err(error) if error.is_from_server() => {
+                    debug!(%error, "the agents cannot be looked at all at once");
+                }
+                Err(error) => return Err(error),
+            }
+            self.at_once = false;
+        }
+        let due = self.candidates.next(syncer, self.last, BATCH).await?;
+        self.last = due.last().copied();
+        Ok(self.last.map(|last| Page {
+            last,
+            unchanged: 0,
+            gone: 0,
+            due,
+        }))
+    }
+}
+
+impl Told<'_> {
+    pub fn summary(&self) -> Summary {
+        match *self {
+            Self::Synced(outcomes) => Summary::of(outcomes),
+            Self::Passed { unchanged, .. } => Summary {
+                skipped: unchanged,
+                ..Summary::default()
+            },
+        }
+    }
+
+    /// How many agents this is about.
+    pub fn agents(&self) -> usize {
+        match *self {
+            Self::Synced(outcomes) => outcomes.len(),
+            Self::Passed { unchanged, gone } => unchanged + gone,
+        }
+    }
 }
 
 /// What [`sync`] would do with these agents. Writes nothing. Ends early when whoever is told does not want to hear more.

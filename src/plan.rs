@@ -30,6 +30,18 @@ pub struct Entry {
     pub content_hash: Option<Vec<u8>>,
     /// The fingerprint of the row as it was left; without a content hash, of what was sent and never answered for.
     pub row_hash: Option<Vec<u8>>,
+    /// Of what the mapping read of the agent when the assistant was last seen to be as it should, where that was noted.
+    pub source_hash: Option<Vec<u8>>,
+    /// Which version of its row the assistant was then.
+    pub row_version: Option<RowVersion>,
+}
+
+/// One version of a row: the transaction that wrote it, and where it lies. Rows are not changed in place, so as long as both are the same,
+/// so is everything in it. (A row that is moved, restored or frozen away under a new number is another version that says the same.)
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RowVersion {
+    pub xmin: String,
+    pub ctid: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +63,8 @@ pub struct Existing {
     pub row_hash: Vec<u8>,
     /// The keys of its metadata that are not ours to set, where whoever writes it needs to know.
     pub foreign: Vec<String>,
+    /// Where it is a row of a table.
+    pub row_version: Option<RowVersion>,
 }
 
 /// What was read about the assistants of the agents at hand.
@@ -358,6 +372,8 @@ mod tests {
             state,
             content_hash: written,
             row_hash,
+            source_hash: None,
+            row_version: None,
         }
     }
 
@@ -369,6 +385,7 @@ mod tests {
                     owner: Some((*owner).to_owned()),
                     row_hash: vec![1],
                     foreign: vec![],
+                    row_version: None,
                 },
             )
         });

@@ -49,6 +49,10 @@ pub const COLUMNS: [(&str, &[&str]); 5] = [
 /// The columns of `agents` that hold parameters, by generation.
 const PARAMETERS: [&str; 3] = ["sampling_params", "temperature", "max_tokens"];
 
+/// In the place of what the tools, links or models say of which there is no table.
+const NOTHING_SAID: &str =
+    "select null::uuid as id, null::uuid as agent_id, null::bytea as said where false";
+
 /// What is asked in a look around: the source tables' columns, and which server has them.
 pub const LOOK: &str = concat!(sql!("source_columns"), "union all\n", sql!("server"));
 
@@ -90,6 +94,9 @@ struct Tables {
 #[derive(Debug, PartialEq, Eq)]
 struct Statements {
     read: String,
+    look: String,
+    /// Without candidates.
+    look_over: String,
     weigh_removals: String,
     spread_tools: String,
     spread_engines: String,
@@ -99,6 +106,28 @@ struct Statements {
     list_as_caller: String,
     acting: String,
     graphs: String,
+}
+
+/// A part of what a pass comes to.
+#[derive(Debug, Clone, Copy)]
+pub struct Stretch<'a> {
+    pub scope: &'a Scope,
+    pub extent: Extent,
+    pub after: Option<AgentId>,
+    pub limit: usize,
+}
+
+/// What one look told of many agents.
+#[derive(Debug)]
+pub struct Page {
+    /// The last one of all of them.
+    pub last: AgentId,
+    /// How many are as they should be.
+    pub unchanged: usize,
+    /// How many are not there any more, and done with.
+    pub gone: usize,
+    /// Those of which it cannot be told like this.
+    pub due: Vec<AgentId>,
 }
 
 impl Source {
@@ -238,6 +267,50 @@ impl Shape {
                     replace_part(fitted, part, instead)
                 })
         };
+        // The columns that the mapping reads, and which ones those are.
+        let columns = |table: usize, alias: char| {
+            let (table, names) = COLUMNS[table];
+            let parameters = PARAMETERS.iter().filter(|_| table == "agents");
+            let names = names.iter().chain(parameters).copied();
+            let present: Vec<&str> = names
+                .filter(|name| has(table, name) && *name != "langgraph_assistant_id")
+                .collect();
+            let texts = present.iter().map(|name| format!("{alias}.{name}::text"));
+            let named = format!("'{}'", present.join(" "));
+            std::iter::once(named)
+                .chain(texts)
+                .collect::<Vec<_>>()
+                .join(", ")
+        };
+        let with_columns = |statement: &str| {
+            let statement = replace_part(statement.to_owned(), "agent columns", &columns(0, 'a'));
+            let statement = replace_part(statement, "tool columns", &columns(2, 't'));
+            replace_part(statement, "model columns", &columns(4, 'm'))
+        };
+        let without = |statement: String, parts: &[(&str, bool, &str)]| {
+            let missing = parts.iter().filter(|(_, present, _)| !present);
+            missing.fold(statement, |fitted, (part, _, instead)| {
+                replace_part(fitted, part, instead)
+            })
+        };
+        let source_said = without(
+            with_columns(sql!("source_said")),
+            &[
+                ("tools", has_tools, "null::bytea"),
+                ("model", has_models, "null::bytea"),
+            ],
+        );
+        let look_over = without(
+            with_columns(sql!("look_over")),
+            &[
+                ("tools", has_tools, NOTHING_SAID),
+                ("links", has_tools, NOTHING_SAID),
+                ("models", has_models, NOTHING_SAID),
+                ("engine", has_models, "false"),
+                ("named", has("agents", "langgraph_assistant_id"), "true"),
+            ],
+        );
+        let read = limited(replace_part(fit(sql!("read_agents")), "head", &head));
         let has_users = has("auth.users", "id") && has("auth.users", "raw_app_meta_data");
         let tables = Tables {
             missing,
@@ -245,7 +318,9 @@ impl Shape {
             has_tools,
             has_models,
             statements: Statements {
-                read: limited(replace_part(fit(sql!("read_agents")), "head", &head)),
+                look: replace_part(read.clone(), "said", &source_said),
+                look_over,
+                read,
                 weigh_removals: fit(sql!("weigh_removals")),
                 spread_tools: fit(sql!("spread_tools")),
                 spread_engines: fit(sql!("spread_engines")),
@@ -285,6 +360,78 @@ impl Shape {
             .query_typed(&self.tables.statements.read, &[(&agents, Type::UUID_ARRAY)])
             .await?;
         rows.iter().map(row).collect()
+    }
+
+    /// The same, and of each agent a hash of all that the mapping reads, and of what it goes by besides.
+    pub async fn look(
+        &self,
+        tx: &Transaction<'_>,
+        agents: &[AgentId],
+        basis: &str,
+    ) -> Result<(HashMap<AgentId, Row>, HashMap<AgentId, Vec<u8>>), Error> {
+        let params: [Param<'_>; 2] = [(&agents, Type::UUID_ARRAY), (&basis, Type::TEXT)];
+        let records = tx
+            .query_typed(&self.tables.statements.look, &params)
+            .await?;
+        let mut rows = HashMap::with_capacity(records.len());
+        let mut sources = HashMap::with_capacity(records.len());
+        for record in &records {
+            let (id, row) = row(record)?;
+            sources.insert(id, column(record, "said")?);
+            rows.insert(id, row);
+        }
+        Ok((rows, sources))
+    }
+
+    /// The next `limit` agents after `after` that a pass over the scope comes to, all in one snapshot: which of them have to be looked at.
+    /// `basis`: as of [`Self::look`]. `names`: whether an agent's row names its assistant. Needs our schema. `None`: there are no more.
+    pub async fn look_over(
+        &self,
+        client: &tokio_postgres::Client,
+        stretch: &Stretch<'_>,
+        basis: &str,
+        names: bool,
+    ) -> Result<Option<Page>, Error> {
+        let Some(candidates) = self.candidates_statement(stretch.scope, stretch.extent)? else {
+            return Ok(None);
+        };
+        let candidates = candidates.trim_end().trim_end_matches(';');
+        let statement = replace_part(
+            self.tables.statements.look_over.clone(),
+            "candidates",
+            candidates,
+        );
+        let limit = i64::try_from(stretch.limit).unwrap_or(i64::MAX);
+        let organizations: Option<Vec<Uuid>> = match stretch.scope {
+            Scope::Organizations(organizations) => Some(organizations.iter().copied().collect()),
+            Scope::None | Scope::All => None,
+        };
+        let beyond = stretch.extent == Extent::Reach;
+        let params: [Param<'_>; 6] = [
+            (&stretch.after, Type::UUID),
+            (&limit, Type::INT8),
+            (&organizations, Type::UUID_ARRAY),
+            (&beyond, Type::BOOL),
+            (&basis, Type::TEXT),
+            (&names, Type::BOOL),
+        ];
+        let rows = client.query_typed(&statement, &params).await?;
+        let Some(row) = rows.first() else {
+            return Ok(None);
+        };
+        let Some(last) = column(row, "last")? else {
+            return Ok(None);
+        };
+        let due: Vec<AgentId> = column(row, "due")?;
+        let (looked, gone): (i64, i64) = (column(row, "looked")?, column(row, "gone")?);
+        Ok(Some(Page {
+            last,
+            unchanged: usize::try_from(looked - gone)
+                .unwrap_or(0)
+                .saturating_sub(due.len()),
+            gone: usize::try_from(gone).unwrap_or(0),
+            due,
+        }))
     }
 
     /// What the worker itself is sent to read agents; a caller needs privileges on all of it to be sent the same.

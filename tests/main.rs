@@ -34,6 +34,7 @@ mod lazy_sync;
 mod limits;
 mod listener;
 mod mapping;
+mod marks;
 mod metrics;
 mod migrations;
 mod ownership;

@@ -28,7 +28,8 @@ with free as (
   from wanted as w
   where a.id = w.id and (not w.adopt or a.metadata ->> 'owner' = 'system')
   returning a.id, a.version, w.forgets,
-    agent_sync.fingerprint(a.graph_id, a.config, a.context, a.name, a.description, a.metadata) as row_hash
+    agent_sync.fingerprint(a.graph_id, a.config, a.context, a.name, a.description, a.metadata) as row_hash,
+    a.xmin::text as row_xmin, a.ctid::text as row_ctid
 ), kept as (
   insert into agent_sync.versions as v
     (assistant_id, version, graph_id, config, context, metadata, name, description, created_at)
@@ -55,4 +56,4 @@ with free as (
     ) as old
   ))
 )
-select id, row_hash from updated;
+select id, row_hash, row_xmin, row_ctid from updated;

@@ -2,11 +2,13 @@
 -- Rows travel whole, as json, and are decoded by the worker: a column that is missing is simply absent, and nothing
 -- here depends on one. (row_to_json, not to_jsonb: it copies json columns as they are, so that text in a column which
 -- nobody asked for cannot fail the batch.) The two subqueries are left out where their tables do not exist.
+-- `said`: where it is asked for, source_said.sql.
 -- Of an agent that is too large, only its size travels, and the columns that say whether it is to have an assistant.
 select a.id, case when s.fits then j.agent else s.head end as agent,
   case when s.fits then j.tools end as tools,
   case when s.fits then j.model end as model,
-  case when not s.fits then s.bytes end as too_large
+  case when not s.fits then s.bytes end as too_large,
+  /* said */ null::bytea /* end */ as said
 from public.agents as a
 cross join lateral (
   select row_to_json(a)::text as agent,

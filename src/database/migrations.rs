@@ -25,12 +25,13 @@ macro_rules! migration {
 }
 
 /// In order; a version is never changed once it is released.
-const MIGRATIONS: [(i32, &str); 5] = [
+const MIGRATIONS: [(i32, &str); 6] = [
     (1, migration!("0001_agent_sync")),
     (2, migration!("0002_removals_and_turns")),
     (3, migration!("0003_users_are_asked_about")),
     (4, migration!("0004_versions")),
     (5, migration!("0005_leases")),
+    (6, migration!("0006_marks")),
 ];
 
 pub const LATEST: i32 = MIGRATIONS[MIGRATIONS.len() - 1].0;

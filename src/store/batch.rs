@@ -17,7 +17,7 @@ use crate::assistant;
 use crate::database::Error;
 use crate::ids::AssistantId;
 use crate::metrics::StoreCalls;
-use crate::plan::Existing;
+use crate::plan::{Existing, RowVersion};
 
 /// An assistant of an agent, about to be written.
 #[derive(Debug)]
@@ -105,6 +105,8 @@ pub enum Answer<T> {
 pub struct Stands {
     /// Its fingerprint: who edits it changes that.
     pub row_hash: Vec<u8>,
+    /// Where it is a row of a table.
+    pub row_version: Option<RowVersion>,
     /// It said so already.
     pub untouched: bool,
 }

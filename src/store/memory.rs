@@ -271,6 +271,7 @@ impl Memory {
             }
             let stands = assistants.get(&id).map(|kept| Stands {
                 row_hash: fingerprint::of(&kept.now.assistant),
+                row_version: None,
                 untouched: false,
             });
             written
@@ -304,6 +305,7 @@ fn existing_of(found: &Found) -> Existing {
         row_hash: fingerprint::of(&found.assistant),
         // Whoever writes it sees for himself.
         foreign: Vec::new(),
+        row_version: None,
     }
 }
 

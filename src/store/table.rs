@@ -12,7 +12,7 @@ use super::batch::{Answer, Answers, How, Stands, Write};
 use crate::assistant;
 use crate::database::{Error, Param, column};
 use crate::ids::AssistantId;
-use crate::plan::Existing;
+use crate::plan::{Existing, RowVersion};
 use crate::sql;
 
 /// How many bytes of assistants one statement carries, but for one that is larger all by itself. Their contents are in
@@ -60,6 +60,7 @@ pub async fn observe(
                     row_hash: column(row, "row_hash")?,
                     // The statement that updates a row sees for itself.
                     foreign: Vec::new(),
+                    row_version: row_version(row)?,
                 },
             ))
         })
@@ -80,6 +81,7 @@ pub async fn observe_foreign(
             owner: column(row, "owner")?,
             row_hash: Vec::new(),
             foreign: Vec::new(),
+            row_version: None,
         })
     };
     rows.iter()
@@ -166,6 +168,7 @@ async fn send(
     for row in tx.query_typed(statement, &params).await? {
         let stands = Stands {
             row_hash: column(&row, "row_hash")?,
+            row_version: row_version(&row)?,
             untouched: false,
         };
         written.answers.insert(id(&row)?, Answer::Done(stands));
@@ -187,6 +190,14 @@ pub async fn delete(tx: &Transaction<'_>, ids: &[AssistantId]) -> Result<Answers
     let gone = ids.iter().filter(|id| !held.contains(id));
     deleted.answers = gone.map(|id| (*id, Answer::Done(()))).collect();
     Ok(deleted)
+}
+
+/// `row_xmin` and `row_ctid`, of an assistant or of the ledger.
+pub(crate) fn row_version(row: &Row) -> Result<Option<RowVersion>, Error> {
+    let (xmin, ctid): (Option<String>, Option<String>) =
+        (column(row, "row_xmin")?, column(row, "row_ctid")?);
+    let version = xmin.zip(ctid);
+    Ok(version.map(|(xmin, ctid)| RowVersion { xmin, ctid }))
 }
 
 /// We only ever ask for ids that are uuids.

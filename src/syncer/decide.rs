@@ -10,7 +10,7 @@ use super::work::Work;
 use super::{Entrance, Syncer};
 use crate::access::Verdict;
 use crate::agent::{DecodeError, Head, Row};
-use crate::assistant::Content;
+use crate::assistant::{self, Content};
 use crate::config::OnRemove;
 use crate::database::Error;
 use crate::ids::{AgentId, AssistantId};
@@ -29,6 +29,8 @@ struct Active {
 /// What was read about some agents.
 pub(super) struct Seen {
     rows: HashMap<AgentId, Row>,
+    /// What each of them says, as a hash ([`Shape::look`]).
+    sources: HashMap<AgentId, Vec<u8>>,
     contents: Vec<(AgentId, Result<Option<Active>, DecodeError>)>,
     pub observed: Observed,
     /// The claim names an id that is another agent's.
@@ -139,6 +141,13 @@ impl Seen {
 }
 
 impl Syncer {
+    /// What the mapping goes by, agents aside. (The program's version: should anybody forget to raise the mapping's, it matters until
+    /// the next release only.)
+    pub(super) fn basis(&self) -> String {
+        let (mapping, program) = (assistant::MAPPING_VERSION, env!("CARGO_PKG_VERSION"));
+        format!("{mapping} {program} {}", self.settings.default_model)
+    }
+
     /// Reads agents, and maps the active ones.
     pub(super) async fn look(
         &self,
@@ -150,8 +159,11 @@ impl Syncer {
     ) -> Result<Seen, Error> {
         let ids = ids(agents, claim);
         // Sent together, answered in this order.
-        let (rows, mut observed) =
-            futures::try_join!(shape.read(tx, agents), observe(tx, agents, &ids, records))?;
+        let basis = self.basis();
+        let ((rows, sources), mut observed) = futures::try_join!(
+            shape.look(tx, agents, &basis),
+            observe(tx, agents, &ids, records)
+        )?;
         let others = observed.alternatives(agents);
         if !others.is_empty() {
             observed.add(observe(tx, &[], &others, records).await?);
@@ -173,6 +185,7 @@ impl Syncer {
             .collect();
         Ok(Seen {
             rows,
+            sources,
             contents,
             observed,
             reserved,
@@ -190,7 +203,8 @@ impl Syncer {
     ) -> Result<Work<'a>, Error> {
         let claim = entrance.claim();
         let observed = &seen.observed;
-        let mut work = Work::new(claim, self.guard.counts());
+        let is_pass = matches!(entrance, Entrance::Pass);
+        let mut work = Work::new(claim, self.guard.counts()).of_sources(&seen.sources, is_pass);
         let (mut planned, mut unplanned) = (Vec::new(), Vec::new());
         for (agent, active) in &seen.contents {
             match active {
@@ -251,7 +265,7 @@ impl Syncer {
             let removals = Removals {
                 agents: &losing,
                 batch: &batch,
-                pass: matches!(entrance, Entrance::Pass),
+                pass: is_pass,
             };
             work.objection = self.guard.objection(tx, shape, removals).await?;
         }

@@ -234,6 +234,7 @@ impl Work<'_> {
             let id = write.assistant.id;
             let stands = Stands {
                 row_hash: Vec::new(),
+                row_version: None,
                 untouched: place.says_so_already(write, observed.existing.get(&id)),
             };
             (id, Answer::Done(stands))

@@ -16,6 +16,7 @@ mod beyond;
 mod decide;
 mod forecast;
 mod lease;
+mod look;
 mod outcome;
 mod permission;
 mod preview;
@@ -32,6 +33,7 @@ use tokio_postgres::types::Type;
 
 use decide::{Existence, Records, Seen};
 pub use forecast::{Change, Forecast, Preview, Verb};
+pub use look::Glance;
 pub use outcome::{Batch, Outcome, Summary};
 pub use reach::stored_scope;
 use reach::{Reach, is_in_scope, shared_scope};

@@ -47,6 +47,13 @@ impl<'a> Origin<'a> {
 }
 
 impl Syncer {
+    /// Agents that were seen at once to be as they should be.
+    pub(super) fn tell_unchanged(&self, agents: usize, origin: &Origin<'_>) {
+        let counts = [(Outcome::Skipped.word(), agents)];
+        let took = origin.began.elapsed();
+        self.metrics.batch(origin.door, &counts, &[], took);
+    }
+
     pub(super) fn tell(&self, batch: &Batch, origin: &Origin<'_>) {
         batch.log();
         let counts = Outcome::count(&batch.outcomes);

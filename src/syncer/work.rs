@@ -11,9 +11,9 @@ use super::permission::Subject;
 use crate::access::Verdict;
 use crate::database::Error;
 use crate::ids::{AgentId, AssistantId, SYSTEM};
-use crate::ledger::{self, Conflict, Failure, Written};
+use crate::ledger::{self, Conflict, Failure, Marked, Written};
 use crate::outbox;
-use crate::plan::{Answer as Given, Claim, Observed, Planned, State, Step};
+use crate::plan::{Answer as Given, Claim, Observed, Planned, RowVersion, State, Step};
 use crate::removals::Objection;
 use crate::retry;
 use crate::store::batch::{Answer, Answers, Counted, How, Stands, Write};
@@ -26,6 +26,11 @@ pub struct Work<'a> {
     counted: bool,
     pub(super) writes: Vec<Write<'a>>,
     written: Vec<Written>,
+    /// What the agents at hand said, where that was asked for.
+    sources: Option<&'a HashMap<AgentId, Vec<u8>>>,
+    /// Whether it is noted by what the next pass sees that there is nothing to do.
+    marks: bool,
+    marked: Vec<Marked>,
     /// As they should be, though the ledger says that they failed.
     settled: Vec<AssistantId>,
     conflicts: Vec<Conflict>,
@@ -77,6 +82,15 @@ impl<'a> Work<'a> {
         }
     }
 
+    /// The same, given what the agents said. `marks`: a pass, which comes again.
+    pub fn of_sources(self, sources: &'a HashMap<AgentId, Vec<u8>>, marks: bool) -> Self {
+        Self {
+            sources: Some(sources),
+            marks,
+            ..self
+        }
+    }
+
     /// What must happen to the assistants of an active agent.
     pub fn plan(
         &mut self,
@@ -111,6 +125,9 @@ impl<'a> Work<'a> {
                 Step::HandOver => How::HandOver,
                 Step::Adopt => How::Adopt,
                 Step::Keep { settle } => {
+                    if self.marks && id == agent.canonical() && assistant.owner == SYSTEM {
+                        self.marked.extend(self.mark(agent, id, observed));
+                    }
                     self.stands(agent, id, assistant.owner);
                     if settle {
                         self.settled.push(id);
@@ -147,6 +164,20 @@ impl<'a> Work<'a> {
                 foreign,
             });
         }
+    }
+
+    /// Unless that is what is noted already.
+    fn mark(&self, agent: AgentId, id: AssistantId, observed: &Observed) -> Option<Marked> {
+        let source_hash = self.sources?.get(&agent)?;
+        let row_version = observed.existing.get(&id)?.row_version.as_ref()?;
+        let entry = observed.entries.get(&id)?;
+        let is_noted = entry.source_hash.as_ref() == Some(source_hash)
+            && entry.row_version.as_ref() == Some(row_version);
+        (!is_noted).then(|| Marked {
+            assistant_id: id,
+            source_hash: source_hash.clone(),
+            row_version: row_version.clone(),
+        })
     }
 
     /// A user who may not have the agent loses the assistant, and asks again should that change. Where it cannot be told, the
@@ -286,11 +317,11 @@ impl<'a> Work<'a> {
                 // It says just what was announced before, so it is ours whatever is sent now. It says nothing that an agent could say again.
                 Some(row) => Written {
                     content_hash: b"announced".to_vec(),
-                    ..written(write, row.row_hash.clone())
+                    ..written(write, row.row_hash.clone(), None)
                 },
                 None => Written {
                     content_hash: Vec::new(),
-                    ..written(write, fingerprint::of_write(write))
+                    ..written(write, fingerprint::of_write(write), None)
                 },
             });
         }
@@ -343,7 +374,11 @@ impl<'a> Work<'a> {
                             (false, _) => Outcome::Updated,
                         },
                     );
-                    self.written.push(written(&write, stands.row_hash));
+                    let source_hash = self.sources.and_then(|sources| sources.get(&agent));
+                    self.written.push(Written {
+                        source_hash: source_hash.cloned(),
+                        ..written(&write, stands.row_hash, stands.row_version)
+                    });
                 }
                 Some(Answer::Refused(why)) => {
                     if !observed.entries.contains_key(&id) {
@@ -431,6 +466,7 @@ impl<'a> Work<'a> {
     pub async fn record(&mut self, tx: &Transaction<'_>) -> Result<bool, Error> {
         ledger::synced(tx, &self.written).await?;
         ledger::settled(tx, &self.settled).await?;
+        ledger::marked(tx, &self.marked).await?;
         if let Some(objection) = self.objection {
             ledger::held(tx, &self.held, &objection.to_string()).await?;
         }
@@ -465,7 +501,7 @@ impl<'a> Work<'a> {
     }
 }
 
-fn written(write: &Write<'_>, row_hash: Vec<u8>) -> Written {
+fn written(write: &Write<'_>, row_hash: Vec<u8>, row_version: Option<RowVersion>) -> Written {
     let assistant = &write.assistant;
     Written {
         assistant_id: assistant.id,
@@ -474,5 +510,7 @@ fn written(write: &Write<'_>, row_hash: Vec<u8>) -> Written {
         owner: assistant.owner.clone(),
         content_hash: write.content_hash.clone(),
         row_hash,
+        source_hash: None,
+        row_version,
     }
 }

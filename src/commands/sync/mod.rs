@@ -15,7 +15,7 @@ use super::{AnyError, Exit, database, stop_signal};
 use crate::cli::SyncFlags;
 use crate::config::{AUTO_MIGRATE, Config, ON_REMOVE, OnRemove, SCOPE, STORE, Store};
 use crate::ids::AgentId;
-use crate::pass::{self, Candidates, Extent, Progress};
+use crate::pass::{self, Candidates, Extent, Progress, Told};
 use crate::removals::MaxRemovals;
 use crate::syncer::{Outcome, Summary, Syncer};
 use crate::{telemetry, worker};
@@ -112,17 +112,22 @@ async fn pass(
         Candidates::Named(named) => named.clone(),
         Candidates::Of(..) => BTreeSet::new(),
     };
-    pass::sync(syncer, candidates, stop, |outcomes| {
-        let spoken_of = outcomes
-            .iter()
-            .filter(|(_, outcome)| *outcome != Outcome::Nothing);
-        spoken_of.for_each(|(agent, _)| _ = silent.remove(agent));
-        terminal.beside(|| {
-            outcomes
-                .iter()
-                .for_each(|(agent, outcome)| report.tell(*agent, outcome))
-        });
-        terminal.comes_on(outcomes.len(), &report.so_far());
+    pass::sync(syncer, candidates, stop, |told| {
+        match told {
+            Told::Synced(outcomes) => {
+                let spoken_of = outcomes
+                    .iter()
+                    .filter(|(_, outcome)| *outcome != Outcome::Nothing);
+                spoken_of.for_each(|(agent, _)| _ = silent.remove(agent));
+                terminal.beside(|| {
+                    outcomes
+                        .iter()
+                        .for_each(|(agent, outcome)| report.tell(*agent, outcome))
+                });
+            }
+            Told::Passed { .. } => report.summary.add(told.summary()),
+        }
+        terminal.comes_on(told.agents(), &report.so_far());
         if !terminal.is_shown() && progress.is_due(Instant::now()) {
             info!("Sync so far: {}", report.summary);
         }

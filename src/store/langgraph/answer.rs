@@ -58,6 +58,7 @@ impl Assistant {
         Existing {
             owner: owner.filter(|_| !is_servers).map(str::to_owned),
             foreign: foreign.map(|(key, _)| key.clone()).collect(),
+            row_version: None,
             row_hash: fingerprint::of(&store::Assistant {
                 id: self.id.unwrap_or(AssistantId(Uuid::nil())),
                 graph_id: text("graph_id").unwrap_or_default(),

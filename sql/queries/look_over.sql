@@ -1,0 +1,53 @@
+-- $1 to $4: as of candidates_*.sql, of which one gives the page; $5 text: what else the mapping goes by; $6 boolean: whether agents' rows
+-- name their assistants. Where the page ends, how many agents are on it, how many of them are gone and done with, and those that have
+-- to be looked at: all but those of which this one snapshot tells that there is nothing to do. That is where
+-- - the agent's only entry in the ledger is the system's, under the agent's own id, and nothing is amiss with it,
+-- - the assistant's row is the very version of it that was left as it should be (row_xmin, row_ctid): what is in one never changes,
+-- - all that the mapping reads of the agent is as it was then (source_said.sql; here the tools of many agents are put together at once),
+-- - and the agent's row names its assistant.
+with page as materialized (
+  /* candidates */ select a.id from public.agents as a order by a.id limit $2 /* end */
+), known as materialized (
+  -- Nothing of an agent itself: what is wide is joined last.
+  select p.id, l.source_hash,
+    coalesce(s.xmin = l.row_xmin and s.ctid = l.row_ctid, false)
+      and not exists (select from agent_sync.ledger as o where o.agent_id = p.id and o.assistant_id <> p.id) as stands,
+    not exists (select from agent_sync.ledger as o where o.agent_id = p.id and o.state <> 'removed') as has_none
+  from page as p
+  left join agent_sync.ledger as l on l.assistant_id = p.id and l.agent_id = p.id and l.owner = 'system' and l.state = 'synced'
+    and l.content_hash is not null and l.row_hash is not null
+  left join langgraph_server.assistants as s on s.id = p.id::text
+), tools as materialized (
+  /* tools */ select t.id, sha256(record_send(row(/* tool columns */ t.id::text /* end */))) as said from public.mcp_tools as t /* end */
+), linked as materialized (
+  /* links */
+  select l.agent_id, string_agg(t.said, '' order by t.said) as said
+  from public.agent_mcp_tools as l
+  join tools as t on t.id = l.mcp_tool_id
+  where (select bool_or(stands) from known) -- before the first pass nobody needs to know
+    and l.agent_id >= (select id from page order by id limit 1) and l.agent_id <= (select id from page order by id desc limit 1)
+  group by l.agent_id
+  /* end */
+), models as materialized (
+  /* models */
+  select e.id, record_send(row(/* model columns */ m.id::text /* end */)) as said
+  from public.global_ai_engines as e
+  join public.ai_models as m on m.id = e.language_model_id
+  /* end */
+), looked as (
+  select k.id, a.id is null and k.has_none as is_gone,
+    coalesce(
+      case when k.stands and (not $6 or /* named */ a.langgraph_assistant_id::text = a.id::text /* end */)
+        then k.source_hash = sha256(record_send(row($5::text, /* agent columns */ a.id::text /* end */, linked.said, models.said)))
+      end,
+      false) as is_unchanged
+  from known as k
+  left join public.agents as a on a.id = k.id
+  left join linked on linked.agent_id = k.id
+  left join models on /* engine */ models.id = a.engine_id /* end */
+)
+select (select id from page order by id desc limit 1) as last,
+  (select count(*) from page) as looked,
+  count(*) filter (where is_gone) as gone,
+  coalesce(array_agg(distinct id) filter (where not is_gone and not is_unchanged), '{}') as due
+from looked;
