@@ -172,6 +172,8 @@ async fn every_edit_that_nothing_announced_is_found() {
             "update agent_sync.ledger set state = 'failed' where agent_id = ':id'",
             "update agent_sync.ledger set state = 'held' where agent_id = ':id'",
             "update agent_sync.ledger set owner = 'x' where agent_id = ':id'",
+            "update agent_sync.ledger set content_hash = 'x' where agent_id = ':id'",
+            "update agent_sync.ledger set row_hash = 'x' where agent_id = ':id'",
         ]
         .map(str::to_owned),
     );

@@ -4,12 +4,13 @@
 -- - the agent's only entry in the ledger is the system's, under the agent's own id, and nothing is amiss with it,
 -- - the assistant's row is the very version of it that was left as it should be (row_xmin, row_ctid): what is in one never changes,
 -- - all that the mapping reads of the agent is as it was then (source_said.sql; here the tools of many agents are put together at once),
+--   and the entry says of the assistant what it said then,
 -- - and the agent's row names its assistant.
 with page as materialized (
   /* candidates */ select a.id from public.agents as a order by a.id limit $2 /* end */
 ), known as materialized (
   -- Nothing of an agent itself: what is wide is joined last.
-  select p.id, l.source_hash,
+  select p.id, l.source_hash, l.content_hash, l.row_hash,
     coalesce(s.xmin = l.row_xmin and s.ctid = l.row_ctid, false)
       and not exists (select from agent_sync.ledger as o where o.agent_id = p.id and o.assistant_id <> p.id) as stands,
     not exists (select from agent_sync.ledger as o where o.agent_id = p.id and o.state <> 'removed') as has_none
@@ -38,7 +39,9 @@ with page as materialized (
   select k.id, a.id is null and k.has_none as is_gone,
     coalesce(
       case when k.stands and (not $6 or /* named */ a.langgraph_assistant_id::text = a.id::text /* end */)
-        then k.source_hash = sha256(record_send(row($5::text, /* agent columns */ a.id::text /* end */, linked.said, models.said)))
+        then k.source_hash = sha256(
+          sha256(record_send(row($5::text, /* agent columns */ a.id::text /* end */, linked.said, models.said)))
+            || k.content_hash || k.row_hash)
       end,
       false) as is_unchanged
   from known as k

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
+use sha2::{Digest, Sha256};
 use tokio_postgres::Transaction;
 use tracing::{info, warn};
 
@@ -168,14 +169,19 @@ impl<'a> Work<'a> {
 
     /// Unless that is what is noted already.
     fn mark(&self, agent: AgentId, id: AssistantId, observed: &Observed) -> Option<Marked> {
-        let source_hash = self.sources?.get(&agent)?;
+        let source = self.sources?.get(&agent)?;
         let row_version = observed.existing.get(&id)?.row_version.as_ref()?;
         let entry = observed.entries.get(&id)?;
-        let is_noted = entry.source_hash.as_ref() == Some(source_hash)
+        let source_hash = source_hash(
+            source,
+            entry.content_hash.as_deref()?,
+            entry.row_hash.as_deref()?,
+        );
+        let is_noted = entry.source_hash.as_ref() == Some(&source_hash)
             && entry.row_version.as_ref() == Some(row_version);
         (!is_noted).then(|| Marked {
             assistant_id: id,
-            source_hash: source_hash.clone(),
+            source_hash,
             row_version: row_version.clone(),
         })
     }
@@ -374,9 +380,11 @@ impl<'a> Work<'a> {
                             (false, _) => Outcome::Updated,
                         },
                     );
-                    let source_hash = self.sources.and_then(|sources| sources.get(&agent));
+                    let source = self.sources.and_then(|sources| sources.get(&agent));
+                    let hash =
+                        source.map(|s| source_hash(s, &write.content_hash, &stands.row_hash));
                     self.written.push(Written {
-                        source_hash: source_hash.cloned(),
+                        source_hash: hash,
                         ..written(&write, stands.row_hash, stands.row_version)
                     });
                 }
@@ -499,6 +507,13 @@ impl<'a> Work<'a> {
         outbox::schedule(tx, &retries).await?;
         Ok(!retries.is_empty())
     }
+}
+
+/// As look_over.sql has it.
+fn source_hash(source: &[u8], content_hash: &[u8], row_hash: &[u8]) -> Vec<u8> {
+    let hash = Sha256::new_with_prefix(source);
+    let hash = hash.chain_update(content_hash).chain_update(row_hash);
+    hash.finalize().to_vec()
 }
 
 fn written(write: &Write<'_>, row_hash: Vec<u8>, row_version: Option<RowVersion>) -> Written {
