@@ -10,6 +10,7 @@
 //! while, and tried again with longer pauses: each attempt may run the application's triggers.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -44,6 +45,8 @@ pub struct WriteBack {
     refused: Waiting,
     /// When that was last said.
     told: Mutex<Option<Instant>>,
+    /// How many runs are under way.
+    running: AtomicUsize,
 }
 
 /// An agent, and the assistant that its row is to name.
@@ -74,6 +77,7 @@ impl WriteBack {
             held: Waiting::default(),
             refused: Waiting::default(),
             told: Mutex::default(),
+            running: AtomicUsize::default(),
         }
     }
 
@@ -82,6 +86,7 @@ impl WriteBack {
         if named.is_empty() {
             return;
         }
+        let _running = Running::begin(self);
         // First, so that nothing is forgotten should the caller go away in between.
         self.held.lock().extend(named.iter().copied());
         match attempt(client, named).await {
@@ -90,10 +95,6 @@ impl WriteBack {
             Err(e) => {
                 warn!(error = %e, agents = named.len(), "the write-back failed, it is tried again")
             }
-        }
-        // Only now: what is being written must not be tried again meanwhile.
-        if !self.held.lock().is_empty() {
-            self.held.more.notify_one();
         }
     }
 
@@ -183,6 +184,26 @@ impl WriteBack {
                 "langgraph_assistant_id cannot be written, it is tried again: {cause}. To do without it: {}=false",
                 config::WRITE_BACK
             );
+        }
+    }
+}
+
+/// One that is under way, to its end, or until its caller goes away.
+struct Running<'a>(&'a WriteBack);
+
+impl<'a> Running<'a> {
+    fn begin(write_back: &'a WriteBack) -> Self {
+        write_back.running.fetch_add(1, Ordering::SeqCst);
+        Self(write_back)
+    }
+}
+
+impl Drop for Running<'_> {
+    /// Only when none is under way: what is being written must not be tried again meanwhile.
+    fn drop(&mut self) {
+        let is_last = self.0.running.fetch_sub(1, Ordering::SeqCst) == 1;
+        if is_last && !self.0.held.lock().is_empty() {
+            self.0.held.more.notify_one();
         }
     }
 }
