@@ -268,7 +268,7 @@ pub async fn failed(
         .collect()
 }
 
-fn state(name: &str) -> Result<State, Error> {
+pub fn state(name: &str) -> Result<State, Error> {
     Ok(match name {
         "synced" => State::Synced,
         "failed" => State::Failed,

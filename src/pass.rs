@@ -16,7 +16,7 @@ use crate::ids::AgentId;
 use crate::retry::{ALONE, SYSTEMIC};
 use crate::scope::Scope;
 use crate::source::{Page, Stretch};
-use crate::syncer::{Batch, Entrance, Glance, Outcome, Preview, Summary, Syncer};
+use crate::syncer::{Batch, Entrance, Outcome, Overview, Preview, Summary, Syncer};
 
 /// How often a long pass says how far it is.
 const PROGRESS: Duration = Duration::from_secs(5);
@@ -212,11 +212,11 @@ impl<'a> Pages<'a> {
                 limit: PAGE,
             };
             match syncer.look_over(&stretch).await {
-                Ok(Glance::Seen(page)) => {
+                Ok(Overview::Seen(page)) => {
                     self.last = page.as_ref().map(|page| page.last);
                     return Ok(page);
                 }
-                Ok(Glance::Beyond) => {}
+                Ok(Overview::Beyond) => {}
                 // A single agent may be the cause, or too much of them all: so the agents are looked at one by one.
                 Err(error) if error.is_from_server() => {
                     debug!(%error, "the agents cannot be looked at all at once");

@@ -7,12 +7,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio_postgres::types::Type;
-use tokio_postgres::{Row as Record, Transaction};
+use tokio_postgres::{Row as Record, SimpleQueryRow, Transaction};
 use tracing::{info, warn};
 use uuid::Uuid;
 
 use crate::access::Identity;
 use crate::agent::{HEAD, LARGEST, Row};
+use crate::database::prepared::{Prepared, text, value};
 use crate::database::{Error, Param, column};
 use crate::ids::AgentId;
 use crate::pass::Extent;
@@ -104,6 +105,9 @@ struct Statements {
     spread_everything: String,
     read_as_caller: String,
     list_as_caller: String,
+    glance: Prepared,
+    glance_as_caller: Prepared,
+    glance_whole_as_caller: Prepared,
     acting: String,
     graphs: String,
 }
@@ -161,14 +165,16 @@ impl Source {
     /// What the tables look like; looks when that is not known. On the caller's connection: one that asked the pool for
     /// a second one while it has a first could wait for itself.
     pub async fn shape(&self, client: &tokio_postgres::Client) -> Result<Arc<Shape>, Error> {
-        let known = {
-            let known = self.known();
-            known.shape.clone().filter(|_| !known.is_outdated)
-        };
-        match known {
+        match self.known_shape() {
             Some(shape) => Ok(shape),
             None => self.inspect(client).await,
         }
+    }
+
+    /// The same, as far as it is known.
+    pub fn known_shape(&self) -> Option<Arc<Shape>> {
+        let known = self.known();
+        known.shape.clone().filter(|_| !known.is_outdated)
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -312,6 +318,21 @@ impl Shape {
         );
         let read = limited(replace_part(fit(sql!("read_agents")), "head", &head));
         let has_users = has("auth.users", "id") && has("auth.users", "raw_app_meta_data");
+        let read_as_caller = as_caller(sql!("read_as_caller"));
+        // One agent, instead of several.
+        let within = |statement: &str, read: &str| {
+            let read = read.trim_end().trim_end_matches(';');
+            let read = read.replace("any ($1::uuid[])", "$1");
+            replace_part(statement.to_owned(), "read", &read)
+        };
+        let glance_as_caller = |read: &str| {
+            let glance = replace_part(
+                sql!("glance_as_caller").to_owned(),
+                "server",
+                sql!("server"),
+            );
+            Prepared::new("uuid", &within(&glance, read))
+        };
         let tables = Tables {
             missing,
             has_organizations,
@@ -320,13 +341,16 @@ impl Shape {
             statements: Statements {
                 look: replace_part(read.clone(), "said", &source_said),
                 look_over,
+                glance: Prepared::new("uuid, text", &within(sql!("glance"), &read)),
+                glance_as_caller: glance_as_caller(&read_as_caller),
+                glance_whole_as_caller: glance_as_caller(&read),
                 read,
                 weigh_removals: fit(sql!("weigh_removals")),
                 spread_tools: fit(sql!("spread_tools")),
                 spread_engines: fit(sql!("spread_engines")),
                 spread_models: fit(sql!("spread_models")),
                 spread_everything: fit(sql!("spread_everything")),
-                read_as_caller: as_caller(sql!("read_as_caller")),
+                read_as_caller,
                 list_as_caller: fit(&as_caller(sql!("list_as_caller"))),
                 acting: replace_part(sql!("acting").to_owned(), "names", &mapped('\'')),
                 graphs: fit(sql!("doctor_graphs")),
@@ -442,6 +466,21 @@ impl Shape {
     /// The same of a caller: only the columns of `public.agents` that the mapping uses.
     pub fn read_as_caller(&self) -> &str {
         &self.tables.statements.read_as_caller
+    }
+
+    /// What is read of an agent and its assistants at once, `sql/queries/glance.sql`.
+    pub fn glance(&self) -> &Prepared {
+        &self.tables.statements.glance
+    }
+
+    /// The same of a caller, `sql/queries/glance_as_caller.sql`.
+    pub fn glance_as_caller(&self) -> &Prepared {
+        &self.tables.statements.glance_as_caller
+    }
+
+    /// The same of the whole source.
+    pub fn glance_whole_as_caller(&self) -> &Prepared {
+        &self.tables.statements.glance_whole_as_caller
     }
 
     /// Ids of all agents that a caller may read.
@@ -611,6 +650,21 @@ pub fn row(record: &Record) -> Result<(AgentId, Row), Error> {
         too_large: column(record, "too_large")?,
     };
     Ok((id, row))
+}
+
+/// The same of one that came as text; `None` where there is no agent.
+pub fn row_as_text(record: &SimpleQueryRow) -> Result<Option<Row>, Error> {
+    let Some(id) = value(record, "id")? else {
+        return Ok(None);
+    };
+    let owned = |name| Ok::<_, Error>(text(record, name)?.map(str::to_owned));
+    Ok(Some(Row {
+        id: AgentId(id),
+        agent: owned("agent")?.unwrap_or_default(),
+        tools: owned("tools")?,
+        model: owned("model")?,
+        too_large: value(record, "too_large")?,
+    }))
 }
 
 /// Replaces `/* part */ … /* end */`.

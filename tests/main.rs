@@ -25,6 +25,7 @@ mod deploy;
 mod doctor;
 mod failures;
 mod faults;
+mod glance;
 mod http;
 mod image;
 mod in_memory;

@@ -8,7 +8,7 @@ use agent_sync::ids::AgentId;
 use agent_sync::pass::{self, Extent};
 use agent_sync::scope::Scope;
 use agent_sync::source::{Page, Stretch};
-use agent_sync::syncer::{Glance, Summary, Syncer};
+use agent_sync::syncer::{Overview, Summary, Syncer};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -70,7 +70,7 @@ async fn look(syncer: &Syncer) -> Page {
         limit: 1000,
     };
     match syncer.look_over(&stretch).await.expect("a look") {
-        Glance::Seen(Some(page)) => page,
+        Overview::Seen(Some(page)) => page,
         other => panic!("{other:?}"),
     }
 }

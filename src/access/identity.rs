@@ -39,6 +39,11 @@ impl Identity {
     /// `request.jwt.claims`, and a setting for each claim as PostgREST before version 9 had it: text as it is, all else as
     /// JSON. A claim whose name cannot be a setting's had none there either.
     pub fn settings(&self) -> (Vec<String>, Vec<String>) {
+        self.settings_of().unzip()
+    }
+
+    /// Each with its value.
+    pub(super) fn settings_of(&self) -> impl Iterator<Item = (String, String)> {
         let legacy = self
             .claims
             .iter()
@@ -54,7 +59,6 @@ impl Identity {
         std::iter::once(("request.jwt.claims".to_owned(), whole))
             .chain(legacy)
             .filter(|(_, value)| !value.contains('\0'))
-            .unzip()
     }
 }
 

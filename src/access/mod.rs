@@ -12,14 +12,14 @@ use std::time::Duration;
 use futures::future::join_all;
 use tokio::time::Instant;
 use tokio_postgres::types::Type;
-use tokio_postgres::{Client, Row as Record};
+use tokio_postgres::{Client, Row as Record, SimpleQueryMessage, SimpleQueryRow};
 use uuid::Uuid;
 
 pub use identity::Identity;
 
 use crate::agent::{Agent, Head, Row};
 use crate::config::{self, Authorize};
-use crate::database::{Database, DatabaseUrl, Error, Fault, Param, column};
+use crate::database::{Database, DatabaseUrl, Error, Fault, Param, column, prepared};
 use crate::ids::AgentId;
 use crate::metrics::Connections;
 use crate::source::{self, Shape};
@@ -228,6 +228,72 @@ impl Access {
         Ok(shown.await?.unwrap_or_else(denied))
     }
 
+    /// What the database shows one user of one agent, in as little time as possible. `None`: it takes [`Self::ask`] to tell.
+    ///
+    /// All of it is on its way before any of it is answered. Should the role not be taken, the rest is not done: the transaction has
+    /// failed; and what is read says by itself in whose name that was.
+    pub async fn glance(
+        &self,
+        shape: &Shape,
+        identity: &Identity,
+        agent: AgentId,
+    ) -> Result<Option<Shown>, Error> {
+        let Some(Databases { requests, .. }) = &self.databases else {
+            return Ok(None);
+        };
+        let statement = match self.authorize {
+            Authorize::Agent => shape.glance_as_caller(),
+            Authorize::Source => shape.glance_whole_as_caller(),
+        };
+        if !requests.keeping.is_of_use() {
+            return Ok(None);
+        }
+        let timeout = ("statement_timeout", For::Requests.statement_timeout());
+        let settings = SETTINGS.into_iter().chain([timeout]);
+        let settings: (Vec<_>, Vec<_>) = settings
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .chain(identity.settings_of())
+            .unzip();
+        let asking = async {
+            let client = requests.client().await?;
+            let execute = statement.execute(&format!("'{agent}'"));
+            let mut sent = send_glance(&client, "", &settings, &execute).await;
+            if requests.keeping.is_missing(&sent) {
+                client.batch_execute("rollback").await?;
+                sent = send_glance(&client, statement.prepare(), &settings, &execute).await;
+            }
+            let rows = match sent {
+                Err(e) if e.is_from_server() => {
+                    client.batch_execute("rollback").await?;
+                    let acted = client.query_typed_one(sql!("acted"), &[]).await?;
+                    if column(&acted, "clean")? {
+                        client.give_back();
+                    }
+                    return Ok(None);
+                }
+                sent => prepared::rows(sent?),
+            };
+            let [read, acted] = rows.as_slice() else {
+                return Ok(None);
+            };
+            if is_true(acted, "clean")? {
+                client.give_back();
+            }
+            let is_there = read.first().is_some_and(
+                |row| matches!(row.try_get("place"), Ok(Some(place)) if place == shape.place()),
+            );
+            if !is_true(read, "secured")? || !is_there {
+                return Ok(None);
+            }
+            let rows = read.iter().filter_map(|row| {
+                let row = source::row_as_text(row).transpose()?;
+                Some(row.map(|row| (row.id, row)))
+            });
+            Ok(Some(Shown::Rows(rows.collect::<Result<_, Error>>()?)))
+        };
+        requests.within(PATIENCE, asking).await
+    }
+
     /// All agents that this user may read, active or not, with their organizations.
     pub async fn list(
         &self,
@@ -394,6 +460,27 @@ impl Access {
     }
 }
 
+/// Sends all of a transaction at once, and what is asked after it.
+async fn send_glance(
+    client: &Client,
+    prepare: &str,
+    settings: &(Vec<String>, Vec<String>),
+    execute: &str,
+) -> Result<Vec<SimpleQueryMessage>, Error> {
+    let rest = format!("{prepare}{execute} rollback; {}", sql!("acted"));
+    let (begun, acts, read) = futures::join!(
+        client.batch_execute("begin isolation level read committed, read only"),
+        set(client, settings),
+        client.simple_query(&rest),
+    );
+    begun?;
+    match (acts, read) {
+        // Else it is only said that the transaction has failed.
+        (Err(e), _) => Err(e),
+        (Ok(()), read) => Ok(read?),
+    }
+}
+
 /// Sends one question, behind a savepoint, so that neither its identity nor its error reaches the next.
 async fn read_as(
     client: &Client,
@@ -424,6 +511,12 @@ async fn set(client: &Client, settings: &(Vec<String>, Vec<String>)) -> Result<(
         )
         .await?;
     Ok(())
+}
+
+/// Whether the only row of a statement says so.
+fn is_true(rows: &[SimpleQueryRow], name: &str) -> Result<bool, Error> {
+    let row = rows.first().map(|row| prepared::text(row, name));
+    Ok(row.transpose()?.flatten() == Some("t"))
 }
 
 /// What to do where the role cannot be taken.

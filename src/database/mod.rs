@@ -1,11 +1,13 @@
 //! The database: the pool, transactions with their limits, and what an error means.
 
 pub mod migrations;
+pub mod prepared;
 pub mod tls;
 mod url;
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_postgres::{Manager, ManagerConfig, Pool, PoolError, RecyclingMethod, Timeouts};
@@ -16,6 +18,7 @@ use tokio_postgres::{Row, SimpleQueryMessage, SimpleQueryRow, types};
 use crate::metrics::Connections;
 
 pub use deadpool_postgres::{Client, Transaction};
+use prepared::Keeping;
 pub use tls::Tls;
 pub use url::{DatabaseUrl, UrlError};
 
@@ -73,6 +76,7 @@ const AT_ONCE: &str = "set transaction isolation level read committed, read writ
 #[derive(Clone)]
 pub struct Database {
     pool: Pool,
+    pub(crate) keeping: Arc<Keeping>,
 }
 
 impl Database {
@@ -99,7 +103,10 @@ impl Database {
         let pool = builder
             .build()
             .unwrap_or_else(|e| unreachable!("a pool with a runtime always builds: {e}"));
-        Self { pool }
+        Self {
+            pool,
+            keeping: Arc::default(),
+        }
     }
 
     /// A connection of the pool's.

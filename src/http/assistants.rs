@@ -17,10 +17,10 @@ use super::auth::{Authenticator, Caller};
 use super::create::AssistantCreate;
 use super::fields::{assistant_id, too_large};
 use super::health::{self, Health};
-use super::lazy_sync::{self, NotSynced};
+use super::lazy_sync::{self, NotSynced, Synced};
 use super::route::{self, Part, Route};
 use super::search::AssistantSearch;
-use super::{Answer, Body, Problem, json_answer, patch, read_json, versions};
+use super::{Answer, Body, Problem, json_answer, patch, read_json, text_answer, versions};
 use crate::database::{Error, Fault};
 use crate::ids::{AgentId, AssistantId};
 use crate::plan::IfExists;
@@ -107,7 +107,8 @@ impl Assistants {
         if let Some(agent) = &create.agent {
             let synced = lazy_sync::run(self.syncer.as_deref(), caller, agent, &create).await?;
             match synced {
-                Ok(id) => match self.seen(caller, id).await? {
+                Ok(Synced::Answer(answer)) => return Ok(text_answer(StatusCode::OK, answer)),
+                Ok(Synced::Assistant(id)) => match self.seen(caller, id).await? {
                     Some(found) => return Ok(ok(&found)),
                     None => not_synced(agent, "the assistant was removed at once"),
                 },

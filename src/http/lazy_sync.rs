@@ -11,7 +11,7 @@ use crate::access::Verdict;
 use crate::database::{Error, Fault};
 use crate::ids::{AgentId, AssistantId};
 use crate::plan::{Answer, Claim, MOST};
-use crate::syncer::{Entrance, Outcome, Syncer};
+use crate::syncer::{Entrance, Glance, Outcome, Syncer};
 
 /// Why a request that names an agent gets an assistant without it.
 pub enum NotSynced {
@@ -24,13 +24,21 @@ pub enum NotSynced {
 /// What a caller is told who may not have the agent, too: not even whether there is one. (This goes to the log.)
 const NO_SUCH_AGENT: &str = "there is no such active agent that the caller may read";
 
-/// Syncs the agent that the request names, and returns the assistant that is the caller's or everybody's.
+/// The assistant that is the caller's or everybody's.
+pub enum Synced {
+    /// As it stands, and as the caller may see it, in JSON.
+    Answer(String),
+    /// It stands now.
+    Assistant(AssistantId),
+}
+
+/// Syncs the agent that the request names, where it is not in step already.
 pub async fn run(
     syncer: Option<&Syncer>,
     caller: &Caller,
     agent: &Value,
     create: &AssistantCreate,
-) -> Result<Result<AssistantId, NotSynced>, Problem> {
+) -> Result<Result<Synced, NotSynced>, Problem> {
     let skipped = |reason: &str| Ok(Err(NotSynced::Because(reason.to_owned())));
     let Some(syncer) = syncer else {
         return skipped("in memory, nothing is synced");
@@ -50,26 +58,33 @@ pub async fn run(
         Fault::Setup | Fault::Data => skipped(&format!("the sync failed: {e}")),
     };
 
-    let identity = caller.identity();
-    if let Some(identity) = &identity {
-        // Before the agent is locked: who may not have it must not hold up those who may.
-        match syncer.may_have(identity, agent).await {
-            Ok(Verdict::Granted) => {}
-            Ok(Verdict::Denied(_)) => return skipped(NO_SUCH_AGENT),
-            Ok(Verdict::Different | Verdict::Unknown { passing: true, .. }) => {
-                return Err(Problem::unavailable());
-            }
-            Ok(Verdict::Unknown { why, .. }) => return skipped(&why),
-            Err(e) => return failed(e),
-        }
-    }
     let claim = Claim {
         owner: caller.owner(),
-        identity,
+        identity: caller.identity(),
         assistant_id: create.assistant_id,
         if_exists: create.if_exists,
         metadata: create.metadata.clone(),
     };
+    match syncer.glance(agent, &claim).await {
+        Ok(Glance::InStep(answer)) => return Ok(Ok(Synced::Answer(answer))),
+        Ok(Glance::Denied) => return skipped(NO_SUCH_AGENT),
+        Ok(Glance::Granted) => {}
+        Ok(Glance::Unclear) => {
+            if let Some(identity) = &claim.identity {
+                // Before the agent is locked: who may not have it must not hold up those who may.
+                match syncer.may_have(identity, agent).await {
+                    Ok(Verdict::Granted) => {}
+                    Ok(Verdict::Denied(_)) => return skipped(NO_SUCH_AGENT),
+                    Ok(Verdict::Different | Verdict::Unknown { passing: true, .. }) => {
+                        return Err(Problem::unavailable());
+                    }
+                    Ok(Verdict::Unknown { why, .. }) => return skipped(&why),
+                    Err(e) => return failed(e),
+                }
+            }
+        }
+        Err(e) => return failed(e),
+    }
     let batch = match syncer.sync_now(&[agent], Entrance::Request(&claim)).await {
         Ok(batch) => batch,
         Err(e) => return failed(e),
@@ -83,7 +98,7 @@ pub async fn run(
         (Some(Answer::TooMany), _) => skipped(&format!(
             "the caller has {MOST} assistants of this agent already"
         )),
-        (Some(Answer::Assistant(id)), _) => Ok(Ok(id)),
+        (Some(Answer::Assistant(id)), _) => Ok(Ok(Synced::Assistant(id))),
         (None, _) => skipped(NO_SUCH_AGENT),
     }
 }

@@ -163,7 +163,12 @@ impl Problem {
 }
 
 pub fn json_answer(status: StatusCode, body: &Value) -> Answer {
-    let mut answer = Response::new(Either::Left(Full::from(body.to_string())));
+    text_answer(status, body.to_string())
+}
+
+/// Of what is JSON already.
+fn text_answer(status: StatusCode, body: String) -> Answer {
+    let mut answer = Response::new(Either::Left(Full::from(body)));
     *answer.status_mut() = status;
     answer
         .headers_mut()

@@ -15,10 +15,10 @@ use super::auth::{Authenticator, Caller};
 use super::body;
 use super::create::AssistantCreate;
 use super::fields::{assistant_id, unlink};
-use super::lazy_sync::{self, NotSynced};
+use super::lazy_sync::{self, NotSynced, Synced};
 use super::route::{self, Part, Route};
 use super::upstream::Upstream;
-use super::{Answer, Body, Problem, empty_answer, json_answer, redirect};
+use super::{Answer, Body, Problem, empty_answer, json_answer, redirect, text_answer};
 use crate::assistant::METADATA_KEYS;
 use crate::ids::{AgentId, AssistantId, SYSTEM};
 use crate::store::langgraph::Server;
@@ -81,10 +81,13 @@ impl Relay {
         };
         let synced = lazy_sync::run(Some(&self.syncer), &caller, agent, &create).await?;
         let because = match synced {
-            Ok(id) => match self.server.get(id).await.map_err(|e| problem(&e))? {
-                Some(assistant) => return Ok(json_answer(StatusCode::OK, &assistant)),
-                None => "the assistant was removed at once".to_owned(),
-            },
+            Ok(Synced::Answer(answer)) => return Ok(text_answer(StatusCode::OK, answer)),
+            Ok(Synced::Assistant(id)) => {
+                match self.server.get(id).await.map_err(|e| problem(&e))? {
+                    Some(assistant) => return Ok(json_answer(StatusCode::OK, &assistant)),
+                    None => "the assistant was removed at once".to_owned(),
+                }
+            }
             Err(NotSynced::Taken(id)) => return Err(exists(id)),
             Err(NotSynced::Because(reason)) => reason,
         };

@@ -14,7 +14,7 @@ use crate::sql;
 
 /// What a look brings.
 #[derive(Debug)]
-pub enum Glance {
+pub enum Overview {
     /// `None`: there are no more agents.
     Seen(Option<Page>),
     /// Assistants live outside the database, so it cannot be told.
@@ -22,9 +22,9 @@ pub enum Glance {
 }
 
 impl Syncer {
-    pub async fn look_over(&self, stretch: &Stretch<'_>) -> Result<Glance, Error> {
+    pub async fn look_over(&self, stretch: &Stretch<'_>) -> Result<Overview, Error> {
         if self.place.beyond().is_some() {
-            return Ok(Glance::Beyond);
+            return Ok(Overview::Beyond);
         }
         let origin = Origin::of(Entrance::Pass);
         let looking = async {
@@ -52,6 +52,6 @@ impl Syncer {
         {
             self.tell_unchanged(page.unchanged, &origin);
         }
-        Ok(Glance::Seen(page))
+        Ok(Overview::Seen(page))
     }
 }

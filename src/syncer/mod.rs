@@ -15,6 +15,7 @@
 mod beyond;
 mod decide;
 mod forecast;
+mod glance;
 mod lease;
 mod look;
 mod outcome;
@@ -33,7 +34,8 @@ use tokio_postgres::types::Type;
 
 use decide::{Existence, Records, Seen};
 pub use forecast::{Change, Forecast, Preview, Verb};
-pub use look::Glance;
+pub use glance::Glance;
+pub use look::Overview;
 pub use outcome::{Batch, Outcome, Summary};
 pub use reach::stored_scope;
 use reach::{Reach, is_in_scope, shared_scope};

@@ -1,0 +1,144 @@
+//! Statements that a session keeps ready: where they are long, to parse and plan one takes longer than to run it.
+//!
+//! By SQL's own `prepare`, under a name that says what is in it. The protocol's prepared statements have names that mean something
+//! else to each client, and behind a transaction-mode pooler their sessions are shared: somebody else's would run. This one is the
+//! right one wherever it is there; where it is not, it is made; and where it is missing again and again, it is sent as it is.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{SimpleQueryMessage, SimpleQueryRow};
+
+use super::{DEADLINE, Database, Error, LIMITS};
+
+/// A statement with parameters.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Prepared {
+    name: String,
+    prepare: String,
+}
+
+impl Prepared {
+    /// `types`: those of its parameters.
+    pub fn new(types: &str, statement: &str) -> Self {
+        let mut hasher = DefaultHasher::new();
+        (types, statement).hash(&mut hasher);
+        let name = format!("agent_sync_{:016x}", hasher.finish());
+        let statement = statement.trim_end().trim_end_matches(';');
+        Self {
+            prepare: format!("prepare {name} ({types}) as {statement};\n"),
+            name,
+        }
+    }
+
+    /// What makes it.
+    pub fn prepare(&self) -> &str {
+        &self.prepare
+    }
+
+    /// What runs it. `arguments`: literals.
+    pub fn execute(&self, arguments: &str) -> String {
+        format!("execute {} ({arguments});", self.name)
+    }
+}
+
+/// How a pool fares with statements that its sessions keep.
+#[derive(Debug, Default)]
+pub struct Keeping(AtomicI64);
+
+/// How much more often a statement may be missing than it is there.
+const PATIENCE: i64 = 256;
+
+impl Keeping {
+    /// Whether sessions here keep anything.
+    pub fn is_of_use(&self) -> bool {
+        self.0.load(Ordering::Relaxed) <= PATIENCE
+    }
+
+    /// Takes in what came of a statement that was taken to be there. `true`: it is not.
+    pub fn is_missing<T>(&self, sent: &Result<T, Error>) -> bool {
+        let missing = SqlState::INVALID_SQL_STATEMENT_NAME;
+        let is_missing = matches!(sent, Err(Error::Postgres(e)) if e.code() == Some(&missing));
+        let count = |n: i64| match is_missing {
+            true => Some(n + 8),
+            false => (n > 0).then(|| n - 1),
+        };
+        let _ = self
+            .0
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, count);
+        is_missing
+    }
+}
+
+/// The rows of a message with several statements, by statement, of those that have any columns.
+pub fn rows(messages: Vec<SimpleQueryMessage>) -> Vec<Vec<SimpleQueryRow>> {
+    let mut rows: Vec<Vec<SimpleQueryRow>> = Vec::new();
+    for message in messages {
+        match (message, rows.last_mut()) {
+            (SimpleQueryMessage::RowDescription(_), _) => rows.push(Vec::new()),
+            (SimpleQueryMessage::Row(row), Some(rows)) => rows.push(row),
+            _ => {}
+        }
+    }
+    rows
+}
+
+impl Database {
+    /// Reads by a statement that sessions keep, in a transaction of its own, and in one message. `None`: sessions here keep nothing.
+    pub async fn read_prepared(
+        &self,
+        statement: &Prepared,
+        arguments: &str,
+    ) -> Result<Option<Vec<SimpleQueryRow>>, Error> {
+        if !self.keeping.is_of_use() {
+            return Ok(None);
+        }
+        let reading = async {
+            let client = self.client().await?;
+            let begin = "begin isolation level read committed, read only";
+            let execute = statement.execute(arguments);
+            let message = format!("{begin}; {LIMITS}; {execute} commit");
+            let mut sent = client.simple_query(&message).await.map_err(Error::from);
+            if self.keeping.is_missing(&sent) {
+                let prepare = &statement.prepare;
+                let message = format!("rollback; {begin}; {LIMITS}; {prepare}{execute} commit");
+                sent = client.simple_query(&message).await.map_err(Error::from);
+            }
+            let mut rows = rows(sent?);
+            client.give_back();
+            // Those of the last statement that has any.
+            Ok(rows.pop())
+        };
+        self.within(DEADLINE, reading).await
+    }
+}
+
+/// A column of a row that came as text.
+pub fn text<'a>(row: &'a SimpleQueryRow, name: &str) -> Result<Option<&'a str>, Error> {
+    row.try_get(name).map_err(Error::Postgres)
+}
+
+/// The same, read as what it is.
+pub fn value<T: std::str::FromStr>(row: &SimpleQueryRow, name: &str) -> Result<Option<T>, Error> {
+    let text = text(row, name)?;
+    text.map(|text| text.parse().map_err(|_| unexpected(name)))
+        .transpose()
+}
+
+/// The same of bytes, which came in hexadecimal.
+pub fn bytes(row: &SimpleQueryRow, name: &str) -> Result<Option<Vec<u8>>, Error> {
+    let pair = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    let text = text(row, name)?;
+    text.map(|text| {
+        let bytes: Option<Vec<u8>> = text.as_bytes().chunks(2).map(pair).collect();
+        bytes.ok_or_else(|| unexpected(name))
+    })
+    .transpose()
+}
+
+pub fn unexpected(column: &str) -> Error {
+    Error::Setup(format!(
+        "the database says something unexpected in column {column}"
+    ))
+}

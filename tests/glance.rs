@@ -1,0 +1,268 @@
+//! An agent that is in step is answered for at a glance, without its lock; and only then, and only to those who may have it.
+
+use agent_sync::access::{Access, Identity};
+use agent_sync::config::{Authorize, Settings};
+use agent_sync::ids::AgentId;
+use agent_sync::plan::{Claim, IfExists};
+use agent_sync::scope::Scope;
+use agent_sync::syncer::{Entrance, Glance, Syncer};
+use serde_json::{Map, Value, json};
+use uuid::Uuid;
+
+use crate::support::{TestDatabase, TestWorker};
+
+/// An organization with a member and an agent, which is in step. No change loop runs.
+struct Scene {
+    db: TestDatabase,
+    syncer: Syncer,
+    organization: Uuid,
+    alice: Uuid,
+    agent: AgentId,
+}
+
+impl Scene {
+    async fn new() -> Self {
+        Self::with(Authorize::Agent, Settings::default()).await
+    }
+
+    async fn with(authorize: Authorize, settings: Settings) -> Self {
+        let db = TestDatabase::new().await;
+        TestWorker::start(&db, &[]).await.stop().await;
+        let (organization, alice) = db.organization().await;
+        let agent = AgentId(db.agent("a").await);
+        db.execute(&format!(
+            "update public.agents set organization_id = '{organization}' where id = '{agent}';
+             insert into public.ai_models values ('{MODEL}', 'provider:model');
+             insert into public.global_ai_engines values ('{MODEL}', 'engine', '{MODEL}');
+             update public.agents set engine_id = '{MODEL}' where id = '{agent}';
+             insert into public.mcp_tools (id, tool_name, endpoint_url) values ('{MODEL}', 'tool', 'https://a.example');
+             insert into public.agent_mcp_tools values ('{agent}', '{MODEL}')"
+        ))
+        .await;
+        let access = Access::new(&db.url(), authorize, true);
+        let syncer = Syncer::new(db.pool(), access, settings);
+        let scene = Self {
+            db,
+            syncer,
+            organization,
+            alice,
+            agent,
+        };
+        scene.sync(scene.alice).await;
+        scene
+    }
+
+    fn claim(&self, user: Uuid) -> Claim {
+        Claim {
+            owner: user.to_string(),
+            identity: Some(signed_in(user)),
+            assistant_id: None,
+            if_exists: IfExists::Raise,
+            metadata: Map::new(),
+        }
+    }
+
+    async fn sync(&self, user: Uuid) {
+        let claim = self.claim(user);
+        self.syncer
+            .sync_now(&[self.agent], Entrance::Request(&claim))
+            .await
+            .expect("synced");
+    }
+
+    async fn glance(&self, user: Uuid) -> Glance {
+        let claim = self.claim(user);
+        let seen = self.syncer.glance(self.agent, &claim).await;
+        seen.expect("a glance")
+    }
+
+    /// The assistant that a user is answered with at a glance.
+    async fn answer(&self, user: Uuid) -> Option<Value> {
+        match self.glance(user).await {
+            Glance::InStep(answer) => Some(serde_json::from_str(&answer).expect("JSON")),
+            _ => None,
+        }
+    }
+
+    async fn member(&self) -> Uuid {
+        let bob = Uuid::new_v4();
+        let organization = self.organization;
+        let member =
+            format!("insert into public.organization_members values ('{organization}', '{bob}')");
+        self.db.execute(&member).await;
+        bob
+    }
+}
+
+const MODEL: &str = "b0000000-0000-4000-8000-000000000001";
+
+fn signed_in(user: Uuid) -> Identity {
+    let claims = json!({"sub": user, "role": "authenticated", "aud": "authenticated", "it's": "\\'; select 1; --"});
+    Identity::verified(user, claims.as_object().expect("claims").clone())
+}
+
+#[tokio::test]
+async fn who_asks_for_an_agent_in_step_waits_for_nobody_who_holds_it() {
+    for authorize in [Authorize::Agent, Authorize::Source] {
+        let scene = Scene::with(authorize, Settings::default()).await;
+        let held = scene.db.hold_agent(scene.agent.0).await;
+        for _ in 0..3 {
+            let answer = scene.answer(scene.alice).await.expect("in step");
+            assert_eq!(answer["assistant_id"], json!(scene.agent));
+            assert_eq!(answer["metadata"]["owner"], json!(scene.alice));
+            assert_eq!(
+                answer["context"], answer["config"]["configurable"],
+                "{answer}"
+            );
+            assert_eq!(answer["context"]["model_name"], "provider:model");
+        }
+        drop(held);
+    }
+}
+
+#[tokio::test]
+async fn each_user_is_answered_with_their_own() {
+    let scene = Scene::new().await;
+    let bob = scene.member().await;
+    assert_eq!(scene.answer(bob).await, None);
+    scene.sync(bob).await;
+    let (alices, bobs) = (scene.answer(scene.alice).await, scene.answer(bob).await);
+    assert_eq!(alices.expect("in step")["assistant_id"], json!(scene.agent));
+    assert_eq!(
+        bobs.expect("in step")["assistant_id"],
+        json!(scene.agent.copy_for(&bob.to_string()))
+    );
+}
+
+#[tokio::test]
+async fn whatever_is_not_just_as_it_was_left_is_looked_at_under_the_lock() {
+    let scene = Scene::new().await;
+    let agent = scene.agent;
+    let mut still = Vec::new();
+    for change in [
+        "update public.agents set name = 'edited' where id = '{agent}'",
+        "update public.agents set system_prompt = 'edited' where id = '{agent}'",
+        "update public.agents set langgraph_assistant_id = null where id = '{agent}'",
+        "update public.mcp_tools set endpoint_url = 'https://b.example'",
+        "delete from public.agent_mcp_tools",
+        "update public.ai_models set runtime_model_name = 'provider:other'",
+        "update langgraph_server.assistants set name = 'tampered'",
+        "update langgraph_server.assistants set config = '{}'",
+        "update langgraph_server.assistants set metadata = metadata || '{\"owner\": \"system\"}'",
+        "delete from langgraph_server.assistants",
+        "update agent_sync.ledger set state = 'failed'",
+        "update agent_sync.ledger set state = 'held'",
+        "update agent_sync.ledger set state = 'removed'",
+        "update agent_sync.ledger set content_hash = '\\x01'",
+        "insert into agent_sync.settings (scope) values ('all') on conflict (singleton) do update set scope = 'all'",
+    ] {
+        assert!(
+            scene.answer(scene.alice).await.is_some(),
+            "before: {change}"
+        );
+        let statement = change.replace("{agent}", &agent.to_string());
+        scene.db.execute(&statement).await;
+        if !matches!(scene.glance(scene.alice).await, Glance::Granted) {
+            still.push(change);
+        }
+        scene.sync(scene.alice).await;
+    }
+    assert_eq!(still, Vec::<&str>::new());
+    // In the scope that is stored last, it became everybody's.
+    let answer = scene.answer(scene.alice).await.expect("in step");
+    assert_eq!(answer["metadata"]["owner"], "system");
+}
+
+#[tokio::test]
+async fn who_may_not_have_the_agent_is_denied_whether_or_not_it_is_in_step() {
+    for authorize in [Authorize::Agent, Authorize::Source] {
+        let settings = Settings {
+            scope: Scope::All,
+            ..Settings::default()
+        };
+        let scene = Scene::with(authorize, settings).await;
+        let answer = scene.answer(scene.alice).await.expect("in step");
+        assert_eq!(answer["metadata"]["owner"], "system");
+        let mallory = Uuid::new_v4();
+        assert!(matches!(scene.glance(mallory).await, Glance::Denied));
+        let nobodys = AgentId(Uuid::new_v4());
+        let claim = scene.claim(scene.alice);
+        let seen = scene.syncer.glance(nobodys, &claim).await;
+        assert!(matches!(seen, Ok(Glance::Denied)), "{seen:?}");
+
+        scene
+            .db
+            .execute("delete from public.organization_members")
+            .await;
+        assert!(matches!(scene.glance(scene.alice).await, Glance::Denied));
+    }
+}
+
+#[tokio::test]
+async fn nobody_is_answered_where_row_level_security_does_not_decide_or_the_role_cannot_be_taken() {
+    let scene = Scene::new().await;
+    for (off, on) in [
+        (
+            "alter table public.agents disable row level security",
+            "alter table public.agents enable row level security",
+        ),
+        (
+            "revoke select on public.agents from authenticated; grant select (id, name) on public.agents to authenticated",
+            "grant select on public.agents to authenticated",
+        ),
+        (
+            "create policy broken on public.agents as restrictive using (1 / (length(name) - length(name)) = 1)",
+            "drop policy broken on public.agents",
+        ),
+        // A policy that changes who is asking.
+        (
+            "create policy sly on public.agents as restrictive using (set_config('request.jwt.claims', '{}', false) is not null and set_config('role', 'none', true) is null)",
+            "drop policy sly on public.agents",
+        ),
+    ] {
+        assert!(scene.answer(scene.alice).await.is_some(), "before: {off}");
+        scene.db.execute(off).await;
+        for _ in 0..3 {
+            assert_eq!(scene.answer(scene.alice).await, None, "{off}");
+        }
+        scene.db.execute(on).await;
+    }
+    assert!(scene.answer(scene.alice).await.is_some());
+
+    // One that is nothing by itself, and may become nobody.
+    let role = format!("nobody_{}", Uuid::new_v4().simple());
+    scene
+        .db
+        .execute(&format!("create role {role} login bypassrls; grant usage on schema public to {role}; grant select on public.agents to {role}"))
+        .await;
+    let access = Access::new(&scene.db.url_as(&role), Authorize::Agent, true);
+    let syncer = Syncer::new(scene.db.pool(), access, Settings::default());
+    let client = scene.db.pool().client().await.expect("a connection");
+    syncer.source.inspect(&client).await.expect("a look");
+    for _ in 0..3 {
+        let seen = syncer.glance(scene.agent, &scene.claim(scene.alice)).await;
+        assert!(matches!(seen, Ok(Glance::Unclear)), "{seen:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_names_an_id_and_one_while_a_newer_worker_takes_over_are_looked_at_closely()
+{
+    let scene = Scene::new().await;
+    for if_exists in [IfExists::Raise, IfExists::DoNothing] {
+        for id in [scene.agent.canonical(), AgentId(Uuid::new_v4()).canonical()] {
+            let claim = Claim {
+                assistant_id: Some(id),
+                if_exists,
+                ..scene.claim(scene.alice)
+            };
+            let seen = scene.syncer.glance(scene.agent, &claim).await;
+            assert!(matches!(seen, Ok(Glance::Granted)), "{seen:?}");
+        }
+    }
+    scene
+        .db
+        .execute("insert into agent_sync.migrations (version) values (9999)")
+        .await;
+    assert!(matches!(scene.glance(scene.alice).await, Glance::Unclear));
+}
