@@ -2,6 +2,7 @@
 
 use agent_sync::config::{self, Config, Variables};
 use agent_sync::database::Database;
+use agent_sync::database::migrations::LATEST;
 use agent_sync::status::{Health, Listener, Running, Status, Subject, Worker};
 use serde_json::{Value, json};
 
@@ -67,7 +68,7 @@ async fn a_healthy_installation_says_so_and_says_what_it_is() {
             "health": "healthy", "reasons": [], "version": env!("CARGO_PKG_VERSION"), "scope": "all", "store": "postgres",
             "database": {
                 "reachable": true, "error": null, "server": null, "address": format!("127.0.0.1:{}/{}", db.port(), db.name()),
-                "role": db.role.name(), "schema_version": 5, "known_version": 5, "listeners": 1,
+                "role": db.role.name(), "schema_version": LATEST, "known_version": LATEST, "listeners": 1,
             },
             "triggers": {"expected": 20, "missing": []},
             "outbox": {"depth": 0, "oldest_age_seconds": null, "retries": 0, "at_least": false},
