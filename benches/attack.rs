@@ -7,9 +7,7 @@
 
 mod support;
 
-use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
@@ -21,6 +19,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
+use support::server::{SECRET, Server};
 use support::{AnyError, connect, data, peak_memory};
 
 const AGENTS: u32 = 1000;
@@ -35,7 +34,6 @@ const BAD_CLIENTS: usize = 32;
 /// A second.
 const BAD_REQUESTS: usize = 10_000;
 
-const SECRET: &str = "a-jwt-secret-of-a-bench-with-at-least-32-bytes";
 /// A member of every organization.
 const MEMBER: &str = "11111111-2222-4333-8444-555555555555";
 
@@ -78,7 +76,7 @@ async fn main() -> Result<(), AnyError> {
         .iter()
         .map(|row| row.get(0))
         .collect();
-    let server = Server::start(&url)?;
+    let server = Server::start(&url, "none")?;
     server.ready().await?;
 
     let scene = Arc::new(Scene {
@@ -155,53 +153,6 @@ async fn main() -> Result<(), AnyError> {
         return Err("expected bad requests to be refused, and endless bodies to be cut off".into());
     }
     Ok(())
-}
-
-struct Server {
-    child: Child,
-    api: SocketAddr,
-    admin: SocketAddr,
-}
-
-impl Server {
-    fn start(url: &str) -> Result<Self, AnyError> {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_agent-sync"))
-            .env("DATABASE_URL", url)
-            .env("SUPABASE_JWT_SECRET", SECRET)
-            .env("AGENT_SYNC_HTTP_ADDR", "127.0.0.1:0")
-            .env("AGENT_SYNC_ADMIN_ADDR", "127.0.0.1:0")
-            .stdin(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()?;
-        let mut lines = BufReader::new(child.stderr.take().ok_or("no stderr")?).lines();
-        let started = lines
-            .find_map(|line| line.ok().filter(|line| line.contains("agent-sync started")))
-            .ok_or("it does not start")?;
-        std::thread::spawn(move || lines.for_each(drop));
-        let address = |field: &str| {
-            let address = started.split(field).nth(1)?.split(' ').next()?;
-            address.parse().ok()
-        };
-        Ok(Self {
-            api: address("api=").ok_or("no address")?,
-            admin: address("admin=").ok_or("no address")?,
-            child,
-        })
-    }
-
-    async fn ready(&self) -> Result<(), AnyError> {
-        while exchange(self.admin, &get("/ready")).await?.0 != 200 {
-            sleep(Duration::from_millis(20)).await;
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 struct Scene {

@@ -24,7 +24,7 @@ use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
 use support::report::{Line, Report, Target};
-use support::{AnyError, EXPECTED, connect, data};
+use support::{AnyError, Arguments, EXPECTED, connect, data};
 
 /// What changes before each pass, and how much of the floor it may take.
 const PASSES: [(&str, &str, f64); 3] = [
@@ -43,7 +43,7 @@ async fn main() -> Result<(), AnyError> {
         .skip(1)
         .filter_map(|argument| argument.parse().ok())
         .collect();
-    let is_quick = std::env::args().any(|argument| argument == "--quick");
+    let is_quick = Arguments::of_this_process().quick;
     if sizes.is_empty() {
         sizes = match is_quick {
             true => vec![10_000],

@@ -8,10 +8,9 @@
 
 mod support;
 
-use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use agent_sync::demo::SCHEMA;
@@ -21,11 +20,11 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use support::report::{Line, Report, Target};
-use support::{AnyError, connect, data};
+use support::server::{SECRET, Server};
+use support::{AnyError, Arguments, connect, cpu, data};
 
 const AGENTS: usize = 10_000;
 const CONNECTIONS: [usize; 3] = [1, 16, 64];
-const SECRET: &str = "a-jwt-secret-of-a-bench-with-at-least-32-bytes";
 /// A member of every organization.
 const MEMBER: &str = "11111111-2222-4333-8444-555555555555";
 
@@ -50,7 +49,7 @@ insert into langgraph_server.assistants as a (id, graph_id, config, context, met
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), AnyError> {
-    let quick = std::env::args().any(|argument| argument == "--quick");
+    let quick = Arguments::of_this_process().quick;
     let duration = Duration::from_secs(if quick { 2 } else { 6 });
     let postgres = Postgres::start(&[
         "fsync=on",
@@ -228,7 +227,10 @@ async fn load(
     agents: &mut impl Iterator<Item = String>,
 ) -> Result<Load, AnyError> {
     let token = token();
-    let (mut shares, before) = (vec![Vec::new(); connections], (server.cpu()?, cpu("self")?));
+    let (mut shares, before) = (
+        vec![Vec::new(); connections],
+        (cpu(server.child.id())?, cpu(std::process::id())?),
+    );
     let per_client = match until {
         Until::Elapsed(_) => 1000,
         Until::Used => usize::MAX,
@@ -264,8 +266,8 @@ async fn load(
     Ok(Load {
         rate: times.len() as f64 / took,
         times,
-        server: (server.cpu()? - before.0) / took,
-        clients: (cpu("self")? - before.1) / took,
+        server: (cpu(server.child.id())? - before.0).as_secs_f64() / took,
+        clients: (cpu(std::process::id())? - before.1).as_secs_f64() / took,
     })
 }
 
@@ -347,18 +349,6 @@ fn token() -> String {
 }
 
 /// Seconds of processor that a process has taken, as Linux tells it.
-fn cpu(process: &str) -> Result<f64, AnyError> {
-    let stat = std::fs::read_to_string(format!("/proc/{process}/stat"))?;
-    let fields: Vec<&str> = stat
-        .rsplit_once(')')
-        .ok_or("no stat")?
-        .1
-        .split(' ')
-        .collect();
-    let ticks = fields[12].parse::<f64>()? + fields[13].parse::<f64>()?;
-    Ok(ticks / 100.0)
-}
-
 /// Of the processes that this one has waited for.
 fn children_cpu() -> Result<f64, AnyError> {
     let stat = std::fs::read_to_string("/proc/self/stat")?;
@@ -444,65 +434,5 @@ impl Directory {
 impl Drop for Directory {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
-struct Server {
-    child: Child,
-    api: SocketAddr,
-    admin: SocketAddr,
-}
-
-impl Server {
-    fn start(url: &str, scope: &str) -> Result<Self, AnyError> {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_agent-sync"))
-            .env("DATABASE_URL", url)
-            .env("SUPABASE_JWT_SECRET", SECRET)
-            .env("AGENT_SYNC_SCOPE", scope)
-            .env("AGENT_SYNC_HTTP_ADDR", "127.0.0.1:0")
-            .env("AGENT_SYNC_ADMIN_ADDR", "127.0.0.1:0")
-            .stdin(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()?;
-        let mut lines = BufReader::new(child.stderr.take().ok_or("no stderr")?).lines();
-        let started = lines
-            .find_map(|line| line.ok().filter(|line| line.contains("agent-sync started")))
-            .ok_or("it does not start")?;
-        std::thread::spawn(move || lines.for_each(drop));
-        let address = |field: &str| {
-            let address = started.split(field).nth(1)?.split(' ').next()?;
-            address.parse().ok()
-        };
-        Ok(Self {
-            api: address("api=").ok_or("no address")?,
-            admin: address("admin=").ok_or("no address")?,
-            child,
-        })
-    }
-
-    async fn ready(&self) -> Result<(), AnyError> {
-        loop {
-            let mut stream = TcpStream::connect(self.admin).await?;
-            stream
-                .write_all(b"GET /ready HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
-                .await?;
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer).await?;
-            if answer.starts_with("HTTP/1.1 200") {
-                return Ok(());
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
-
-    fn cpu(&self) -> Result<f64, AnyError> {
-        cpu(&self.child.id().to_string())
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }

@@ -70,11 +70,15 @@ async fn main() -> Result<(), AnyError> {
         figure: None,
         target: None,
     });
-    let (calls, spent, since) = (statements(&client).await?, cpu(&worker)?, Instant::now());
+    let (calls, spent, since) = (
+        statements(&client).await?,
+        cpu(worker.id())?,
+        Instant::now(),
+    );
     tokio::time::sleep(idle).await;
     let minutes = since.elapsed().as_secs_f64() / 60.0;
     let queries = (statements(&client).await? - calls) as f64 / minutes;
-    let seconds = (cpu(&worker)? - spent).as_secs_f64() / minutes * 60.0;
+    let seconds = (cpu(worker.id())? - spent).as_secs_f64() / minutes * 60.0;
     let resident = resident_memory(&worker)?;
     report.line(Line {
         work: format!("{agents} agents: resident memory"),

@@ -51,6 +51,10 @@ const TRIGGER_PATIENCE: Duration = Duration::from_secs(2);
 /// How many connections to the database the admin server has.
 const ADMIN_CONNECTIONS: usize = 2;
 
+/// How many connections a worker takes at most: one of them listens.
+pub const CONNECTIONS: usize =
+    crate::database::POOL_SIZE + 1 + crate::access::CONNECTIONS + ADMIN_CONNECTIONS;
+
 /// A worker whose addresses are bound; nothing runs yet.
 #[derive(Debug)]
 pub struct Worker {

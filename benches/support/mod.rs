@@ -4,6 +4,7 @@
 #![allow(dead_code)]
 
 pub mod report;
+pub mod server;
 
 use std::process::Child;
 use std::time::Duration;
@@ -75,10 +76,10 @@ impl Arguments {
     }
 }
 
-/// The processor time that it has taken so far, as Linux tells it.
-pub fn cpu(worker: &Child) -> Result<Duration, AnyError> {
+/// The processor time that a process has taken so far, as Linux tells it.
+pub fn cpu(process: u32) -> Result<Duration, AnyError> {
     // Of all its threads, those that have ended included: in ticks of 10 ms.
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", worker.id()))?;
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat"))?;
     let (_, after_name) = stat.rsplit_once(") ").ok_or("no name")?;
     let ticks: u64 = after_name
         .split_whitespace()

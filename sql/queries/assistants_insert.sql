@@ -11,12 +11,7 @@ with created as (
   from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[])
     as w (id, graph_id, name, description, config, metadata)
   on conflict (id) do nothing
-  returning a.id,
-    -- agent_sync.fingerprint, word for word: calling it costs more than what it does, and here are all agents of a first pass.
-    sha256(convert_to(jsonb_build_array(
-      a.graph_id, a.config, nullif(a.context, '{}'), a.name, a.description,
-      a.metadata -> 'supabase_agent_id', a.metadata -> 'supabase_organization_id', a.metadata -> 'owner'
-    )::text, 'UTF8')) as row_hash,
+  returning a.id, agent_sync.fingerprint(a.graph_id, a.config, a.context, a.name, a.description, a.metadata) as row_hash,
     a.xmin::text as row_xmin, a.ctid::text as row_ctid
 ), gone as (
   -- As in assistants_update.sql.

@@ -25,8 +25,7 @@ with page as materialized (
   select l.agent_id, string_agg(t.said, '' order by t.said) as said
   from public.agent_mcp_tools as l
   join tools as t on t.id = l.mcp_tool_id
-  where (select bool_or(stands) from known) -- before the first pass nobody needs to know
-    and l.agent_id >= (select id from page order by id limit 1) and l.agent_id <= (select id from page order by id desc limit 1)
+  where l.agent_id >= (select id from page order by id limit 1) and l.agent_id <= (select id from page order by id desc limit 1)
   group by l.agent_id
   /* end */
 ), models as materialized (

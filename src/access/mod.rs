@@ -33,6 +33,7 @@ const ROLE: &str = "authenticated";
 /// many requests there are, they do not keep the others waiting.
 const FOR_REQUESTS: usize = 3;
 const FOR_SYNCS: usize = 2;
+pub const CONNECTIONS: usize = FOR_REQUESTS + FOR_SYNCS;
 
 /// How long the answers may take. A sync waits for them with a transaction open, which ends after ten idle seconds.
 const PATIENCE: Duration = Duration::from_secs(6);

@@ -40,7 +40,7 @@ macro_rules! sql {
 pub const BATCH: usize = 500;
 
 /// How many connections one worker opens at most, the listening one aside. Supabase's smallest plans have 60 in all.
-const POOL_SIZE: usize = 6;
+pub const POOL_SIZE: usize = 6;
 
 /// How long a transaction may take as seen from here ([`Database::within`]); its statements have limits of their own, of
 /// thirty seconds.

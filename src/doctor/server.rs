@@ -14,12 +14,13 @@ use super::{Found, Patient, Stop, Verdict};
 use crate::config::DATABASE_URL;
 use crate::database::{DatabaseUrl, Error, column};
 use crate::sql;
+use crate::worker;
 
 /// `create or replace trigger` came with it.
 const OLDEST: i32 = 140_000;
 
 /// How many connections a worker takes at most.
-const OF_A_WORKER: i64 = 12;
+const OF_A_WORKER: i64 = worker::CONNECTIONS as i64;
 
 /// How long a notification may take.
 const RING: Duration = Duration::from_secs(5);
@@ -366,7 +367,7 @@ mod tests {
             ((97, 90), (-1, 5), 0, "warning"),
             ((97, 90), (-1, 5), 7, "ok"),
             ((97, 20), (10, 5), 0, "warning"),
-            ((97, 97), (10, 10), 12, "ok"),
+            ((97, 97), (10, 10), OF_A_WORKER, "ok"),
         ] {
             assert_eq!(
                 word(&judge_connections(&rooms(server, role), ours)),
