@@ -36,13 +36,15 @@ lint:
 	@if command -v cargo-deny >/dev/null; then cargo fetch --locked --quiet && cargo deny --offline check licenses bans sources; \
 	else echo "cargo-deny is not installed: licenses, bans and sources were not checked"; fi
 
-# How the startup pass compares with pure SQL (AGENTS=100000 for more), requests with pgbench, what a worker at rest costs, what a bulk edit of many agents needs, what good clients
-# notice of an attack, and what passing a streamed run through costs.
+# How the startup pass compares with pure SQL (AGENTS=100000 for more), requests with pgbench, what a worker at rest costs, what a
+# bulk edit of many agents needs, what our triggers cost those who edit, what good clients notice of an attack, and what passing a
+# streamed run through costs.
 bench: postgres langgraph
 	cargo bench --bench passes -- $(or $(AGENTS),10000)
 	cargo bench --bench requests
 	cargo bench --bench rest
 	cargo bench --bench bulk -- $(or $(AGENTS),100000)
+	cargo bench --bench editors
 	ulimit -n 4096 && cargo bench --bench attack
 	cargo test --release --test integration -- --ignored --exact runtime::what_passing_through_costs --nocapture
 

@@ -68,6 +68,7 @@ begin
         ('agent_sync.settings', 'select, insert, update'),
         -- Claiming locks rows, which takes `update` on some column; this one cannot be changed, being generated always.
         ('agent_sync.outbox', 'select, insert, delete, update (id)'),
+        ('agent_sync.outbox_id_seq', 'select'),
         ('agent_sync.ledger', 'select, insert, update, delete'),
         ('agent_sync.leases', 'select, insert, update, delete'),
         ('agent_sync.versions', 'select, insert, update, delete'),
@@ -84,7 +85,7 @@ begin
       select c.oid, n.nspname || '.' || c.relname as name
       from pg_catalog.pg_class as c
       join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
-      where c.relkind in ('r', 'p', 'v', 'm', 'f')
+      where c.relkind in ('r', 'p', 'v', 'm', 'f', 'S')
     )
     select 1 as step, format('usage on schema %I', nspname) as privilege
     from pg_catalog.pg_namespace

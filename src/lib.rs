@@ -24,7 +24,7 @@
 //! | [`scope`] | which agents the startup pass takes |
 //! | [`worker`] | what runs, and the order of starting and of shutting down |
 //! | [`pass`] | looks at every agent of a scope: the startup pass, the resync, `agent-sync sync` and its dry run |
-//! | [`changes`] | the change loop, the listening connection, and bursts of edits |
+//! | [`changes`] | the change loop, the listening connection, who is had to ring, and bursts of edits |
 //! | [`doorbell`] | what the change loop waits for, and how well the listening goes |
 //! | [`outbox`] | what changed: claim, settle, spread, retry |
 //! | [`http`] | the API (who is calling, `/assistants`, lazy sync; what is passed through) and the admin server |

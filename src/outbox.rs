@@ -209,6 +209,27 @@ pub async fn next_due(client: &tokio_postgres::Client) -> Result<Option<Duration
     Ok(wait.map(|ms| Duration::from_millis(ms.try_into().unwrap_or(0))))
 }
 
+/// What somebody sees who just looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Look {
+    /// How many changes have ever been recorded, committed or not.
+    pub recorded: i64,
+    /// There is something to claim.
+    pub is_pending: bool,
+}
+
+/// Looks whether there is anything to claim but of these agents.
+pub async fn look(client: &tokio_postgres::Client, later: &[AgentId]) -> Result<Look, Error> {
+    let later: Vec<String> = later.iter().map(ToString::to_string).collect();
+    let row = client
+        .query_typed_one(sql!("look"), &[(&later, Type::TEXT_ARRAY)])
+        .await?;
+    Ok(Look {
+        recorded: column(&row, "recorded")?,
+        is_pending: column(&row, "is_pending")?,
+    })
+}
+
 /// Whether there are changes that name no agent.
 pub async fn shared_pending(client: &tokio_postgres::Client) -> Result<bool, Error> {
     let row = client.query_typed_one(sql!("shared_pending"), &[]).await?;

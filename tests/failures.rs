@@ -9,7 +9,7 @@ use agent_sync::config::{DATABASE_URL, SCOPE, Settings};
 use agent_sync::database::{Database, DatabaseUrl};
 use agent_sync::demo::SCHEMA;
 use agent_sync::demo::postgres::Postgres;
-use agent_sync::doorbell::{Doorbell, State};
+use agent_sync::doorbell::{Doorbell, State, Woken};
 use agent_sync::readiness::Readiness;
 use agent_sync::sql;
 use agent_sync::syncer::Syncer;
@@ -22,6 +22,9 @@ use crate::support::worker::request;
 use crate::support::{TestDatabase, TestWorker, eventually};
 
 const ALL: &[(&str, &str)] = &[(SCOPE, "all")];
+
+/// How long until the next look, where somebody is awake.
+const LOOK: Duration = Duration::from_millis(5);
 
 fn serve(url: &str) -> Running {
     Running::start(&[], &[&[(DATABASE_URL, url)], ALL, FREE_PORTS].concat())
@@ -43,23 +46,27 @@ async fn what_is_committed_before_listen_takes_effect_is_looked_for_after_it() {
     between.reached().await;
     db.agent("committed meanwhile").await;
     let moment = Some(Duration::from_millis(1));
-    assert!(!doorbell.wait(moment).await, "it looks too early");
+    let woken = doorbell.wait(moment, LOOK).await;
+    assert_eq!(woken, Woken::Unasked, "it looks too early");
     drop(release);
-    assert!(doorbell.wait(None).await, "it does not look");
+    let woken = doorbell.wait(None, LOOK).await;
+    assert_eq!(woken, Woken::Rang, "it does not look");
 
     // From then on it hears, and says how long that takes.
-    eventually("it listens", || async {
-        let state = doorbell.state();
-        if state == State::Listening {
+    eventually("it listens, and whoever edits rings", || async {
+        let (state, armed) = (doorbell.state(), doorbell.armed());
+        if state == State::Listening && armed.is_some() {
             Ok(())
         } else {
-            Err(format!("{state:?}"))
+            Err(format!("{state:?}, {armed:?}"))
         }
     })
     .await;
     assert!(doorbell.round_trip() > Some(Duration::ZERO));
+    let woken = doorbell.wait(None, LOOK).await;
+    assert_eq!(woken, Woken::Rang, "it does not look once more");
     db.agent("committed afterwards").await;
-    assert!(doorbell.wait(None).await);
+    assert_eq!(doorbell.wait(None, LOOK).await, Woken::Rang);
     listening.abort();
 }
 

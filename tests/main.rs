@@ -12,6 +12,7 @@ mod agents;
 mod api;
 mod auth;
 mod backlog;
+mod bell;
 mod burst;
 mod callers;
 mod changes;

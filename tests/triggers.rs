@@ -79,6 +79,73 @@ async fn every_mapped_column_is_recorded_and_no_other() {
     }
 }
 
+/// One row is compared by itself, several are matched by their keys.
+#[tokio::test]
+async fn of_many_agents_those_are_recorded_that_have_changed_each_with_its_organization() {
+    let db = migrated().await;
+    let (a, b) = (db.agent("a").await, db.agent("b").await);
+    let (here, there) = (db.organization().await.0, db.organization().await.0);
+    db.execute(&format!(
+        "update public.agents set organization_id = '{here}';
+         insert into public.agents (name) select n::text from generate_series(1, 100) as n"
+    ))
+    .await;
+    recorded(&db).await;
+    let organizations = async || {
+        let rows = db
+            .rows(
+                "with d as (delete from agent_sync.outbox returning key, organization)
+                 select distinct key || ' ' || organization from d order by 1",
+                &[],
+            )
+            .await;
+        rows.iter().map(|row| row.get(0)).collect::<Vec<String>>()
+    };
+    let sorted = |mut lines: Vec<String>| {
+        lines.sort();
+        lines
+    };
+
+    // The write-back comes along, and other agents are written as they are.
+    db.execute(&format!(
+        "update public.agents set langgraph_assistant_id = 'x', name = case id when '{a}' then 'new' else name end"
+    ))
+    .await;
+    assert_eq!(organizations().await, [format!("{a} {here}")]);
+    db.execute(&format!(
+        "update public.agents set name = name || '!' where id in ('{a}', '{b}')"
+    ))
+    .await;
+    let both = [format!("{a} {here}"), format!("{b} {here}")];
+    assert_eq!(organizations().await, sorted(both.to_vec()));
+    db.execute(&format!(
+        "update public.agents set organization_id = '{there}' where id = '{a}'"
+    ))
+    .await;
+    assert_eq!(organizations().await, [format!("{a} {there}")]);
+    db.execute(&format!(
+        "update public.agents set organization_id = null where id = '{a}'"
+    ))
+    .await;
+    assert_eq!(organizations().await, [format!("{a} ")]);
+    // One that gets another id is one that goes and one that comes.
+    let c = Uuid::new_v4();
+    db.execute(&format!(
+        "update public.agents set id = '{c}' where id = '{b}'"
+    ))
+    .await;
+    let both = [format!("{b} {here}"), format!("{c} {here}")];
+    assert_eq!(organizations().await, sorted(both.to_vec()));
+    // And two that swap their ids are two that have changed.
+    db.execute(&format!(
+        "alter table public.agents drop constraint agents_pkey cascade;
+         update public.agents set id = case id when '{a}' then '{c}'::uuid else '{a}' end where id in ('{a}', '{c}')"
+    ))
+    .await;
+    let both = [format!("{a} {here}"), format!("{c} ")];
+    assert_eq!(organizations().await, sorted(both.to_vec()));
+}
+
 #[tokio::test]
 async fn inserts_deletes_cascades_and_truncates_are_recorded() {
     let db = migrated().await;
@@ -132,25 +199,55 @@ async fn an_edit_goes_through_whatever_became_of_the_tables() {
     let db = migrated().await;
     let id = db.agent("a").await;
     recorded(&db).await;
-    // A json column whose text cannot become jsonb: the comparison gives up, the edit does not.
-    db.execute("alter table public.agents add column ui json")
+    // Json whose text cannot become jsonb: where rows are compared that way, the comparison gives up, and the edit does not.
+    for table in ["agents", "mcp_tools"] {
+        db.execute(&format!(
+            r#"alter table public.{table} add column ui json default '"\u0000"'"#
+        ))
         .await;
-    db.execute(r#"update public.agents set ui = '"\u0000"', name = 'b'"#)
+    }
+    db.execute("insert into public.mcp_tools (tool_name) values ('a')")
         .await;
-    db.execute("update public.agents set name = 'c'").await;
+    recorded(&db).await;
+    db.execute("update public.agents set name = 'c'; update public.mcp_tools set tool_name = 'b'")
+        .await;
+    assert_eq!(
+        recorded(&db).await,
+        [format!("agents {id}"), "mcp_tools *".to_owned()]
+    );
+    // A value that cannot become text.
+    db.execute(
+        "create type public.tenant as (name text);
+         create function public.refuse(public.tenant) returns text language plpgsql as $$ begin raise 'no'; end $$;
+         create cast (public.tenant as text) with function public.refuse(public.tenant);
+         alter table public.agents add column tenant public.tenant;
+         alter table public.agents rename column organization_id to organization;
+         alter table public.agents rename column tenant to organization_id;
+         insert into public.agents (name, organization_id) values ('b', row('x'))",
+    )
+    .await;
+    assert_eq!(recorded(&db).await.len(), 1);
+    db.execute(
+        "update public.agents set name = 'c' where name = 'b'; update public.agents set name = 'd'",
+    )
+    .await;
     assert_eq!(recorded(&db).await, ["agents *", "agents *"]);
-    db.execute("alter table public.agents drop column ui, drop column sampling_params, drop column description").await;
-    db.execute("update public.agents set name = 'd'").await;
+    db.execute(
+        "delete from public.agents where organization_id is not null;
+         alter table public.agents drop column ui, drop column sampling_params, drop column description, drop column organization_id",
+    )
+    .await;
+    recorded(&db).await;
+    db.execute("update public.agents set name = 'without'")
+        .await;
     assert_eq!(recorded(&db).await, [format!("agents {id}")]);
     db.execute("alter table public.agents rename column id to identifier")
         .await;
     db.execute("update public.agents set name = 'e'").await;
     db.execute("insert into public.agents (name) values ('f')")
         .await;
-    assert_eq!(
-        recorded(&db).await.last().map(String::as_str),
-        Some("agents *")
-    );
+    db.execute("update public.agents set name = 'f'").await;
+    assert_eq!(recorded(&db).await, ["agents *"; 3]);
     db.execute("drop table agent_sync.outbox").await;
     db.execute("update public.agents set name = 'g'; delete from public.agents")
         .await;

@@ -4,7 +4,7 @@
 -- waits behind the bulk edit of another; the rest to the oldest changes, so that none waits for ever. The turns go on where
 -- the last batch has left off, as there may be more organizations than places.
 with recursive circle as (
-  select $3::text as organization
+  select $3::text collate "C" as organization
   union -- not `all`: it ends when it has come round
   select coalesce(
     (

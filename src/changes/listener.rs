@@ -5,12 +5,15 @@
 //!
 //! Whether it still hears is found out by one check: every ten seconds a notification goes out on *another* connection,
 //! to a channel of this worker's own, and must arrive. It finds half-open connections, an `unlisten *`, poolers that
-//! swallow notifications, and a pool that points at another database.
+//! swallow notifications, and a pool that points at another database. The same statement asks, as an editor would, whether
+//! somebody wants to be rung for.
+//!
+//! As long as it hears, editors are had to ring for it ([`bell`]).
 
 use std::time::Duration;
 
 use futures::{FutureExt, StreamExt, future, stream};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
@@ -18,9 +21,11 @@ use tokio_postgres::{AsyncMessage, Client};
 use tracing::debug;
 use uuid::Uuid;
 
-use crate::database::{Database, DatabaseUrl, Error};
+use super::bell;
+use crate::database::{Database, DatabaseUrl, Error, column};
 use crate::doorbell::{Doorbell, State};
 use crate::retry::Backoff;
+use crate::sql;
 
 /// Lower case, as LISTEN folds it and `pg_notify` does not.
 const CHANNEL: &str = "agent_sync";
@@ -55,7 +60,9 @@ pub async fn run(url: &DatabaseUrl, database: &Database, doorbell: &Doorbell) {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(30));
     loop {
         let started = Instant::now();
-        let pause = match listen(url, database, doorbell).await {
+        let ended = listen(url, database, doorbell).await;
+        doorbell.disarm();
+        let pause = match ended {
             Ended::Deaf { first: true } => {
                 doorbell.now(
                     State::PollingOnly,
@@ -93,6 +100,7 @@ async fn listen(url: &DatabaseUrl, database: &Database, doorbell: &Doorbell) -> 
         };
     let own_channel = format!("{CHANNEL}_probe_{}", Uuid::new_v4().simple());
     let (heard, mut last_heard) = watch::channel(0_u64);
+    let hears = Notify::new();
     // Polled by hand: driven as a future, the connection would drop its notifications.
     let mut messages = stream::poll_fn(move |cx| connection.poll_message(cx));
     let hear = async {
@@ -101,7 +109,7 @@ async fn listen(url: &DatabaseUrl, database: &Database, doorbell: &Doorbell) -> 
                 Ok(AsyncMessage::Notification(note)) if note.channel() == own_channel => {
                     heard.send_replace(note.payload().parse().unwrap_or(0));
                 }
-                Ok(AsyncMessage::Notification(_)) => doorbell.ring(),
+                Ok(AsyncMessage::Notification(_)) => doorbell.heard(),
                 Ok(_) => {}
                 Err(e) => return Ended::Lost(e.into()),
             }
@@ -120,15 +128,20 @@ async fn listen(url: &DatabaseUrl, database: &Database, doorbell: &Doorbell) -> 
         }
         doorbell.ring();
         for number in 1.. {
-            let sent = Instant::now();
-            if let Err(e) = database
-                .within(PROBE_TIMEOUT, notify(database, &own_channel, number))
-                .await
-            {
-                // It says nothing about listening if not even speaking works.
-                debug!(error = %e, "could not send a probe");
-                tokio::time::sleep(PROBE_PAUSE).await;
-                continue;
+            let (sent, armed) = (Instant::now(), doorbell.armed());
+            let probing = notify(database, &own_channel, number);
+            let is_free = match database.within(PROBE_TIMEOUT, probing).await {
+                Ok(is_free) => is_free,
+                Err(e) => {
+                    // It says nothing about listening if not even speaking works.
+                    debug!(error = %e, "could not send a probe");
+                    tokio::time::sleep(PROBE_PAUSE).await;
+                    continue;
+                }
+            };
+            // Unless it has been given up meanwhile.
+            if is_free && armed.is_some() && doorbell.armed() == armed {
+                doorbell.disarm();
             }
             if timeout(PROBE_TIMEOUT, last_heard.wait_for(|last| *last >= number))
                 .await
@@ -140,13 +153,18 @@ async fn listen(url: &DatabaseUrl, database: &Database, doorbell: &Doorbell) -> 
             }
             doorbell.heard_after(sent.elapsed());
             doorbell.now(State::Listening, "notifications arrive");
+            hears.notify_one();
             tokio::time::sleep(PROBE_EVERY).await;
         }
         future::pending().await
     };
-    future::select(hear.boxed(), probe.boxed())
+    // Not before: a pooler would lend out the lock with the session.
+    let ring = async {
+        hears.notified().await;
+        match bell::keep(&url, database, doorbell).await {}
+    };
+    future::select_all([hear.boxed(), probe.boxed(), ring.boxed()])
         .await
-        .factor_first()
         .0
 }
 
@@ -165,17 +183,14 @@ async fn subscribe(client: &Client, own_channel: &str) -> Result<(), Error> {
     }
 }
 
-async fn notify(database: &Database, channel: &str, number: u64) -> Result<(), Error> {
+/// Returns whether somebody who edits would be silent.
+async fn notify(database: &Database, channel: &str, number: u64) -> Result<bool, Error> {
     let client = database.client().await?;
     let payload = number.to_string();
-    client
-        .execute_typed(
-            "select pg_notify($1, $2)",
-            &[(&channel, Type::TEXT), (&payload, Type::TEXT)],
-        )
-        .await?;
+    let params = [(&channel as _, Type::TEXT), (&payload as _, Type::TEXT)];
+    let row = client.query_typed_one(sql!("probe"), &params).await?;
     client.give_back();
-    Ok(())
+    column(&row, "is_free")
 }
 
 fn timed_out(step: &str) -> Error {

@@ -1,25 +1,28 @@
 //! The change loop: what changed since last time, as the outbox says it, whether or not the bell rang.
 
+pub mod bell;
 pub mod bursts;
 pub mod listener;
 pub mod pace;
+pub mod vigil;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::database::{Client, DEADLINE, Error, begin};
-use crate::doorbell::State;
-use crate::outbox::{self, Order};
+use crate::doorbell::{State, Woken};
+use crate::outbox::{self, Look, Order};
 use crate::readiness::Readiness;
 use crate::retry::Backoff;
 use crate::source::Shape;
 use crate::syncer::{Origin, Syncer};
 use bursts::Bursts;
 use pace::Consequence;
+use vigil::Vigil;
 
 /// How often the source tables are looked at for what no trigger tells.
 const LOOK_AROUND: Duration = Duration::from_secs(30);
@@ -27,12 +30,15 @@ const LOOK_AROUND: Duration = Duration::from_secs(30);
 /// A change this old that a poll finds should have been announced. (An announced one may be older: its transaction was.)
 const OVERDUE: Duration = Duration::from_secs(5);
 
+/// How long a look may take.
+const LOOK: Duration = Duration::from_secs(5);
+
 /// Drains the outbox whenever the bell rings, something in it falls due, or patience runs out ([`Doorbell::wait`]). Ends
 /// after the batch in hand once `shutdown` is called.
 ///
 /// [`Doorbell::wait`]: crate::doorbell::Doorbell::wait
 pub async fn run(syncer: &Syncer, readiness: &Readiness, shutdown: &CancellationToken) {
-    let mut bursts = Bursts::default();
+    let (mut bursts, mut vigil) = (Bursts::default(), Vigil::default());
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(30));
     let mut failing = false;
     let mut rang = true;
@@ -43,7 +49,10 @@ pub async fn run(syncer: &Syncer, readiness: &Readiness, shutdown: &Cancellation
                 look_around(syncer, &mut seen).await?;
                 looked = Some(Instant::now());
             }
-            drain(syncer, &mut bursts, shutdown).await
+            let began = Instant::now();
+            let drained = drain(syncer, &mut bursts, shutdown).await?;
+            vigil.drained(began.elapsed());
+            Ok(drained)
         };
         // What is called off in the middle is rolled back, and claimed again on another connection. What is done outside the database
         // sees to that itself, step by step.
@@ -57,7 +66,7 @@ pub async fn run(syncer: &Syncer, readiness: &Readiness, shutdown: &Cancellation
             worked = worked => worked,
             () = dies => Err(syncer.database.lost()),
         };
-        match worked {
+        let rested = match worked {
             Ok(drained) => {
                 if failing {
                     info!("the change loop is working again");
@@ -69,10 +78,14 @@ pub async fn run(syncer: &Syncer, readiness: &Readiness, shutdown: &Cancellation
                     syncer.doorbell.missed(drained.overdue);
                 }
                 tokio::select! {
-                    by_bell = syncer.doorbell.wait(drained.next) => rang = by_bell,
-                    () = shutdown.cancelled() => {}
+                    rested = rest(syncer, &mut bursts, &mut vigil, drained.next) => rested,
+                    () = shutdown.cancelled() => return,
                 }
             }
+            Err(e) => Err(e),
+        };
+        match rested {
+            Ok(was_told) => rang = was_told,
             Err(e) => {
                 // Of that place it was told where it was found out.
                 let is_the_place = matches!(e, Error::Server { .. });
@@ -99,6 +112,50 @@ pub async fn run(syncer: &Syncer, readiness: &Readiness, shutdown: &Cancellation
                 }
             }
         }
+    }
+}
+
+/// Waits until there may be something to drain. False when nothing has said so.
+async fn rest(
+    syncer: &Syncer,
+    bursts: &mut Bursts,
+    vigil: &mut Vigil,
+    next: Option<Duration>,
+) -> Result<bool, Error> {
+    let due = next.map(|next| Instant::now() + next);
+    loop {
+        let left = due.map(|due| due.saturating_duration_since(Instant::now()));
+        match syncer.doorbell.wait(left, vigil.pause()).await {
+            Woken::Rang => return Ok(true),
+            Woken::Unasked => return Ok(false),
+            Woken::Look => {}
+        }
+        let seen = look(syncer, bursts).await?;
+        if seen.is_some_and(|seen| vigil.looked(seen.recorded, Instant::now())) {
+            syncer.doorbell.awake(false);
+        }
+        if seen.is_none_or(|seen| seen.is_pending) {
+            return Ok(true);
+        }
+    }
+}
+
+/// `None` where that is not to be had.
+async fn look(syncer: &Syncer, bursts: &mut Bursts) -> Result<Option<Look>, Error> {
+    let held = bursts.held(Instant::now());
+    let looking = async {
+        let client = syncer.database.client().await?;
+        let seen = outbox::look(&client, &held).await?;
+        client.give_back();
+        Ok(seen)
+    };
+    match syncer.database.within(LOOK, looking).await {
+        Err(e) if e.denial().is_some() => {
+            warn!(error = %e, "edits that come thick are slowed down, as everybody who edits has to ring");
+            syncer.doorbell.never_awake();
+            Ok(None)
+        }
+        seen => seen.map(Some),
     }
 }
 

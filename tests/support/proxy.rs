@@ -7,7 +7,7 @@ mod wire;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -37,6 +37,8 @@ struct Shared {
 struct Connection {
     line: watch::Sender<Line>,
     unlisten: Notify,
+    /// What it calls itself, once it has.
+    name: OnceLock<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +70,7 @@ impl Proxy {
                 let connection = Arc::new(Connection {
                     line: watch::Sender::new(Line::Carrying),
                     unlisten: Notify::new(),
+                    name: OnceLock::new(),
                 });
                 ours.enter(&connection);
                 carrying.spawn(connect(near, port, connection, ours.clone()));
@@ -85,6 +88,15 @@ impl Proxy {
     /// connection. New ones carry. Returns how many there were.
     pub fn stall(&self) -> u64 {
         self.shared.change(Line::Carrying, Line::Stalled)
+    }
+
+    /// The same, of the connections of this name.
+    pub fn stall_only(&self, name: &str) {
+        for connection in self.shared.living() {
+            if connection.name.get().is_some_and(|its| its == name) {
+                connection.line.send_replace(Line::Stalled);
+            }
+        }
     }
 
     /// Stalled connections carry again, with all that was said meanwhile.
@@ -198,6 +210,11 @@ async fn carry(
                 let said = &up[..read?];
                 if said.is_empty() {
                     return Ok(());
+                }
+                if connection.name.get().is_none()
+                    && let Some(name) = wire::name(said)
+                {
+                    let _ = connection.name.set(name);
                 }
                 session.client_says(said);
                 if said.ends_with(COMMIT) {

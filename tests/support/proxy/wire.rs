@@ -9,8 +9,20 @@ pub const COMMIT: &[u8] = b"Q\0\0\0\x0bCOMMIT\0";
 /// The same for `UNLISTEN *`.
 pub const UNLISTEN: &[u8] = b"Q\0\0\0\x0fUNLISTEN *\0";
 
-/// How a listening connection is recognised, in what it says first. (Where TLS is asked for first, it is not.)
-const LISTENER: &[u8] = b"application_name\0agent-sync listener\0";
+/// What comes before its name, in what a connection says first. (Where TLS is asked for first, it is not found.)
+const NAME: &[u8] = b"application_name\0";
+
+/// What a listening connection is called.
+const LISTENER: &str = "agent-sync listener";
+
+/// What a connection calls itself in what it says first.
+pub fn name(greeting: &[u8]) -> Option<String> {
+    let at = greeting.windows(NAME.len()).position(|part| part == NAME)?;
+    let name = greeting[at + NAME.len()..]
+        .split(|byte| *byte == 0)
+        .next()?;
+    String::from_utf8(name.to_vec()).ok()
+}
 
 /// What is known of a session from what it has carried.
 #[derive(Default)]
@@ -35,7 +47,7 @@ impl Session {
     pub fn client_says(&mut self, bytes: &[u8]) {
         if !self.greeted {
             self.greeted = true;
-            if bytes.windows(LISTENER.len()).any(|part| part == LISTENER) {
+            if name(bytes).as_deref() == Some(LISTENER) {
                 self.listener = Some(Listener::default());
             }
         }
