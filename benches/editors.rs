@@ -161,7 +161,11 @@ async fn main() -> Result<(), AnyError> {
         for _ in 0..turns {
             for crew in &mut crews {
                 // Whether what waits has an end takes longer to see.
-                let turn = if crew.table.is_drained() { turn * 2 } else { turn };
+                let turn = if crew.table.is_drained() {
+                    turn * 2
+                } else {
+                    turn
+                };
                 crew.work(turn).await?;
             }
         }
@@ -233,7 +237,9 @@ async fn prepare(postgres: &Postgres, tables: &[Table]) -> Result<Child, AnyErro
         .stdin(Stdio::null())
         .spawn()?;
     let synced = connect(&postgres.url(Table::Worker.database())).await?;
-    let all = format!("select count(*) = {AGENTS} from public.agents where langgraph_assistant_id is not null");
+    let all = format!(
+        "select count(*) = {AGENTS} from public.agents where langgraph_assistant_id is not null"
+    );
     while !synced.query_one(&all, &[]).await?.get::<_, bool>(0) {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
@@ -292,7 +298,10 @@ impl Crew {
 
     /// Edits for so long; and waits until that has no consequences any more.
     async fn work(&mut self, turn: Duration) -> Result<(), AnyError> {
-        let (stop, edits) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let (stop, edits) = (
+            Arc::new(AtomicBool::new(false)),
+            Arc::new(AtomicU64::new(0)),
+        );
         let mut working = JoinSet::new();
         let started = Instant::now();
         for (n, editor) in self.editors.iter().enumerate() {
