@@ -13,6 +13,9 @@ use super::dice::Dice;
 use super::proxy::{Commit, Proxy};
 use super::{TestDatabase, eventually};
 
+/// What the connection for the bell calls itself.
+const BELL: &str = "agent-sync bell";
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
     /// `kill -9`, and a new process in its place.
@@ -29,6 +32,8 @@ pub enum Fault {
     LostAnswer,
     /// The listening connection listens to nothing any more.
     Unlisten,
+    /// The connection that has the bell, or waits for it, is closed, or carries nothing any more.
+    Unheld,
     /// The server ends sessions: workers', editors', the pooler's.
     Terminate,
     /// The server quits at once and comes back.
@@ -36,7 +41,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Kill,
         Self::Stop,
         Self::Cut,
@@ -44,11 +49,12 @@ impl Fault {
         Self::LostCommit,
         Self::LostAnswer,
         Self::Unlisten,
+        Self::Unheld,
         Self::Terminate,
         Self::Crash,
     ];
     /// What befalls a worker.
-    const OF_A_WORKER: [Self; 11] = [
+    const OF_A_WORKER: [Self; 13] = [
         Self::Stop,
         Self::Cut,
         Self::Cut,
@@ -60,6 +66,8 @@ impl Fault {
         Self::LostAnswer,
         Self::Unlisten,
         Self::Unlisten,
+        Self::Unheld,
+        Self::Unheld,
     ];
     const DEADLY: [Self; 5] = [
         Self::Kill,
@@ -186,6 +194,13 @@ impl Victim {
             Fault::LostCommit => self.expect_commits(Commit::Lost, chance),
             Fault::LostAnswer => self.expect_commits(Commit::Unanswered, chance),
             Fault::Unlisten => self.proxy.unlisten(),
+            Fault::Unheld => {
+                let times = match chance {
+                    0 => self.proxy.stall_only(BELL),
+                    _ => self.proxy.cut_only(BELL),
+                };
+                self.faults.add(fault, times.min(1));
+            }
             Fault::Terminate | Fault::Crash => unreachable!("not of a worker"),
         }
     }
@@ -211,6 +226,16 @@ impl Victim {
         })
         .await;
         self.faults.add(Fault::Unlisten, 1);
+    }
+
+    /// The process stands still, with whatever it has in hand.
+    pub fn halt(&mut self) {
+        self.worker.signal("-STOP");
+        self.faults.add(Fault::Stop, 1);
+    }
+
+    pub fn go_on(&self) {
+        self.worker.signal("-CONT");
     }
 
     pub fn stall(&mut self) {

@@ -91,12 +91,8 @@ impl Proxy {
     }
 
     /// The same, of the connections of this name.
-    pub fn stall_only(&self, name: &str) {
-        for connection in self.shared.living() {
-            if connection.name.get().is_some_and(|its| its == name) {
-                connection.line.send_replace(Line::Stalled);
-            }
-        }
+    pub fn stall_only(&self, name: &str) -> u64 {
+        self.shared.change_only(name, Line::Stalled)
     }
 
     /// Stalled connections carry again, with all that was said meanwhile.
@@ -112,6 +108,11 @@ impl Proxy {
     /// Closes the connections that there are, towards both sides.
     pub fn cut(&self) -> u64 {
         self.shared.change(Line::Carrying, Line::Cut)
+    }
+
+    /// The same, those of this name.
+    pub fn cut_only(&self, name: &str) -> u64 {
+        self.shared.change_only(name, Line::Cut)
     }
 
     /// What becomes of the next commits, on whichever connection; those that follow are answered.
@@ -145,6 +146,19 @@ impl Proxy {
     }
 }
 
+impl Connection {
+    /// Whether it did.
+    fn change(&self, from: Line, to: Line) -> bool {
+        self.line.send_if_modified(|line| {
+            let changes = *line == from;
+            if changes {
+                *line = to;
+            }
+            changes
+        })
+    }
+}
+
 impl Shared {
     fn enter(&self, connection: &Arc<Connection>) {
         self.accepted.fetch_add(1, Ordering::Relaxed);
@@ -165,16 +179,16 @@ impl Shared {
 
     /// Returns how many lines changed.
     fn change(&self, from: Line, to: Line) -> u64 {
-        let changed = self.living().into_iter().filter(|connection| {
-            connection.line.send_if_modified(|line| {
-                let changes = *line == from;
-                if changes {
-                    *line = to;
-                }
-                changes
-            })
-        });
-        changed.count() as u64
+        let all = self.living();
+        all.iter().filter(|c| c.change(from, to)).count() as u64
+    }
+
+    fn change_only(&self, name: &str, to: Line) -> u64 {
+        let all = self.living();
+        let named = all
+            .iter()
+            .filter(|c| c.name.get().is_some_and(|its| its == name));
+        named.filter(|c| c.change(Line::Carrying, to)).count() as u64
     }
 }
 
