@@ -24,6 +24,8 @@ use support::report::{Line, Report, Target};
 use support::{AnyError, EXPECTED, connect, data};
 
 const AGENTS: u32 = 10_000;
+/// Between two edits in the quiet.
+const QUIET: Duration = Duration::from_millis(60);
 const DEFAULT_MODEL: &str = "openai:gpt-4o";
 
 /// Says which assistants are there, once they are.
@@ -57,8 +59,8 @@ create table langgraph_server.assistants (
 async fn main() -> Result<(), AnyError> {
     let quick = std::env::args().any(|argument| argument == "--quick");
     let (rounds, stream_for) = match quick {
-        true => (3, Duration::from_secs(10)),
-        false => (6, Duration::from_secs(60)),
+        true => (2, Duration::from_secs(10)),
+        false => (5, Duration::from_secs(60)),
     };
     let postgres =
         Postgres::start(&["fsync=on", "shared_buffers=512MB", "max_wal_size=4GB"]).await?;
@@ -198,8 +200,8 @@ async fn one_at_a_time(
             for _ in 0..50 {
                 n += 1;
                 let agent = agents[n as usize * 7919 % agents.len()];
-                // Quiet, as it is between two edits of people.
-                tokio::time::sleep(Duration::from_millis(15)).await;
+                // Quiet: rings that come thicker would keep the worker awake.
+                tokio::time::sleep(QUIET).await;
                 editor.simple_query(&edit(agent, n)).await?;
                 let committed = Instant::now();
                 let told = agent.to_string();
