@@ -141,6 +141,7 @@ impl Doorbell {
                 false => (at_most, Woken::Unasked),
             };
             tokio::select! {
+                biased; // a ring that has woken us up for good is a ring all the same
                 // Who is awake looks when it is time to. The ring is kept.
                 () = self.bell.notified(), if !now.awake => return Woken::Rang,
                 () = tokio::time::sleep_until(start + wait) => return woken,
