@@ -51,9 +51,9 @@ const TRIGGER_PATIENCE: Duration = Duration::from_secs(2);
 /// How many connections to the database the admin server has.
 const ADMIN_CONNECTIONS: usize = 2;
 
-/// How many connections a worker takes at most: one of them listens.
+/// How many connections a worker takes at most: one of them listens, and one has the bell.
 pub const CONNECTIONS: usize =
-    crate::database::POOL_SIZE + 1 + crate::access::CONNECTIONS + ADMIN_CONNECTIONS;
+    crate::database::POOL_SIZE + 1 + 1 + crate::access::CONNECTIONS + ADMIN_CONNECTIONS;
 
 /// A worker whose addresses are bound; nothing runs yet.
 #[derive(Debug)]

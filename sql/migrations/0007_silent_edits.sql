@@ -1,5 +1,5 @@
--- agent-sync, version 6: who edits rings only while somebody sleeps. A NOTIFY holds a lock on the whole database until its commit is
--- flushed, so editors who all ring queue behind each other. A worker of version 5 would hear nothing; it stops writing when it meets
+-- agent-sync, version 7: who edits rings only while somebody sleeps. A NOTIFY holds a lock on the whole database until its commit is
+-- flushed, so editors who all ring queue behind each other. A worker of version 6 would hear nothing; it stops writing when it meets
 -- this version.
 
 -- Turns are looked up by every edit that is recorded, so they are compared byte by byte, and with no predicate to work out. That is over

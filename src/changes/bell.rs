@@ -1,7 +1,7 @@
 //! The bell: who has it has editors ring. One lock does it, which exists in the database only while somebody wants it.
 //!
 //! Who edits *tries* to share that lock until the edit is there for everybody to see (`agent_sync.record`, in
-//! `sql/migrations/0006_silent_edits.sql`). Who gets it edits in silence; who does not rings. A worker that wants to sleep asks for it for
+//! `sql/migrations/0007_silent_edits.sql`). Who gets it edits in silence; who does not rings. A worker that wants to sleep asks for it for
 //! itself, on a connection that is there for nothing else:
 //!
 //! - From the moment it asks, nobody gets it any more, so whoever edits from then on rings.
