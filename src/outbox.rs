@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use futures::join;
 use time::OffsetDateTime;
 use tokio::time::Instant;
 use tokio_postgres::Transaction;
@@ -97,13 +98,22 @@ pub async fn claim(
     let later: Vec<String> = later.iter().map(ToString::to_string).collect();
     let at_most = i64::try_from(limit).unwrap_or(i64::MAX);
     let mut params: Vec<Param<'_>> = vec![(&later, Type::TEXT_ARRAY), (&at_most, Type::INT8)];
-    let rows = match &order {
-        Order::Age => tx.query_typed(sql!("claim"), &params).await?,
+    let statement = match &order {
+        Order::Age => sql!("claim"),
         Order::Turns { after } => {
             params.push((after, Type::TEXT));
-            tx.query_typed(sql!("claim_in_turns"), &params).await?
+            sql!("claim_in_turns")
         }
     };
+    // All three are sent at once.
+    let (by_index, rows, by_any_plan) = join!(
+        tx.batch_execute(sql!("by_index")),
+        tx.query_typed(statement, &params),
+        tx.batch_execute(sql!("by_any_plan")),
+    );
+    by_index?;
+    let rows = rows?;
+    by_any_plan?;
     let turn = match (order, rows.first()) {
         (Order::Turns { .. }, Some(row)) => column(row, "turn")?,
         _ => None,

@@ -41,7 +41,7 @@ const SYNC: [Step; 22] = {
     [
         after("START TRANSACTION", Transaction),
         after("set_config('row_security', 'off', true)", Transaction),
-        after(sql!("claim"), Transaction),
+        after(sql!("by_any_plan"), Transaction),
         after(sql!("lock_agents"), Transaction),
         after(sql!("shared_settings"), Transaction),
         after("SAVEPOINT chunk", Transaction),
@@ -137,11 +137,11 @@ async fn at_rest_on(db: TestDatabase, resync: &str) -> Setting {
     }
 }
 
-/// Somebody who does not wait for long.
+/// Somebody who does not wait for long, however busy the machine.
 async fn editor(db: &TestDatabase) -> Client {
     let editor = db.connect().await;
     editor
-        .batch_execute("set lock_timeout = '100ms'")
+        .batch_execute("set lock_timeout = '2s'")
         .await
         .expect("set");
     editor

@@ -39,6 +39,9 @@ begin
 end;
 $$;
 
+-- Versions are written with every edit, and read by few: whole, and not cut into pieces in a table of their own.
+alter table agent_sync.versions set (toast_tuple_target = 8160);
+
 -- Records changed rows, and rings the bell if somebody sleeps. Called by the triggers, in the editing transaction.
 --
 -- Whoever edits silently holds a lock, shared with all who do, until the edit is there for everybody to see. A worker that wants to sleep

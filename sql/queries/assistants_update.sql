@@ -27,6 +27,7 @@ with free as (
     version = coalesce(a.version, 1) + 1, updated_at = statement_timestamp()
   from wanted as w
   where a.id = w.id and (not w.adopt or a.metadata ->> 'owner' = 'system')
+    and a.id = any ($1::text[]) -- else the whole table is read for a batch
   returning a.id, a.version, w.forgets,
     agent_sync.fingerprint(a.graph_id, a.config, a.context, a.name, a.description, a.metadata) as row_hash,
     a.xmin::text as row_xmin, a.ctid::text as row_ctid

@@ -67,6 +67,11 @@ impl Pace {
         }
     }
 
+    /// Nothing has taken too long lately.
+    pub fn is_unhindered(&self) -> bool {
+        self.trying.is_none() && self.at_most == BATCH
+    }
+
     /// The agents to leave in the outbox.
     pub fn left(&self) -> impl Iterator<Item = AgentId> {
         let left = self.slow.keys().copied();

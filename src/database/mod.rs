@@ -40,7 +40,7 @@ macro_rules! sql {
 pub const BATCH: usize = 500;
 
 /// How many connections one worker opens at most, the listening one aside. Supabase's smallest plans have 60 in all.
-pub const POOL_SIZE: usize = 6;
+pub const POOL_SIZE: usize = 7;
 
 /// How long a transaction may take as seen from here ([`Database::within`]); its statements have limits of their own, of
 /// thirty seconds.
@@ -57,11 +57,13 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 ///   a little longer than that.
 /// - Rows that row-level security would hide are an error: hidden agents would look like deleted ones.
 /// - Nothing is found by a search path that somebody else set.
+/// - No statement here is worth being compiled, whatever the planner believes of a table: that takes up to a second.
 const LIMITS: &str = "select set_config('statement_timeout', '30s', true), \
      set_config('idle_in_transaction_session_timeout', '10s', true), \
      set_config('lock_timeout', '12s', true), \
      set_config('row_security', 'off', true), \
-     set_config('search_path', '', true)";
+     set_config('search_path', '', true), \
+     set_config('jit', 'off', true)";
 
 /// What comes before the statements of [`at_once`].
 /// - Whoever waits for our locks while we wait for another does so for less than a tenth of a second.

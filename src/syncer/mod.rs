@@ -193,6 +193,14 @@ impl Syncer {
         }
     }
 
+    /// How many batches at once, each on a connection of its own: while we work out the one, the server works on the other.
+    pub fn batches_together(&self) -> usize {
+        match self.place.beyond() {
+            None => 2,
+            Some(_) => 1,
+        }
+    }
+
     /// Syncs up to [`crate::database::BATCH`] agents in a transaction of its own: lock, read, write, commit, write back.
     pub async fn sync_now(
         &self,
