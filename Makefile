@@ -1,6 +1,6 @@
 # demo · test · soak · fuzz · lint · bench · advisors · image: each installs what it needs and is missing.
 
-.PHONY: demo test soak fuzz lint bench advisors image image-local postgres pgbouncer chromium supabase langgraph engine podman compose kubernetes cargo-fuzz
+.PHONY: demo test soak fuzz lint bench bench-more advisors image image-local postgres pgbouncer chromium supabase langgraph engine podman compose kubernetes cargo-fuzz
 
 demo: postgres
 	cargo build
@@ -36,15 +36,17 @@ lint:
 	@if command -v cargo-deny >/dev/null; then cargo fetch --locked --quiet && cargo deny --offline check licenses bans sources; \
 	else echo "cargo-deny is not installed: licenses, bans and sources were not checked"; fi
 
-# How the startup pass compares with pure SQL (AGENTS=100000 for more), requests with pgbench, what a worker at rest costs, what a
-# bulk edit of many agents needs, what our triggers cost those who edit, what good clients notice of an attack, and what passing a
-# streamed run through costs.
-bench: postgres langgraph
-	cargo bench --bench passes -- $(or $(AGENTS),10000)
-	cargo bench --bench requests
-	cargo bench --bench rest
+# One table: passes, edits, requests, what editors pay, and a worker at rest, each beside what the same Postgres does for the least of that
+# work. In ten minutes; with QUICK=1 in two, to see that it works.
+bench: postgres
+	cargo bench --no-run
+	for bench in passes edits requests editors rest; do cargo bench --bench $$bench -- $(if $(QUICK),--quick) || exit 1; done
+	cargo bench --bench table
+
+# What else is measured: what a bulk edit of many agents needs, what good clients notice of an attack, and what passing a streamed run
+# through costs.
+bench-more: postgres langgraph
 	cargo bench --bench bulk -- $(or $(AGENTS),100000)
-	cargo bench --bench editors
 	ulimit -n 4096 && cargo bench --bench attack
 	cargo test --release --test integration -- --ignored --exact runtime::what_passing_through_costs --nocapture
 

@@ -2,7 +2,7 @@
 //!
 //! `cargo bench --bench editors -- [--quick]`. Compared within one run: the table without our triggers, with them, and with a
 //! worker on it; and, for what is to be had at all, a trigger that does nothing, one that writes a row and nothing else, and the
-//! least that the work of a worker comes to in SQL. Prints a table, and writes it as JSON lines to `target/bench/editors.jsonl`.
+//! least that the work of a worker comes to in SQL.
 //!
 //! The editors are connections of our own, and not pgbench: they stay, as an application's do, so that nobody pays for opening
 //! one and for compiling functions in it; and they take turns on all tables, a second each, so that whatever else the machine
@@ -10,9 +10,7 @@
 
 mod support;
 
-use std::fs::{self, File};
-use std::io::Write;
-use std::process::{Child, Command, Stdio};
+use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -20,12 +18,13 @@ use std::time::{Duration, Instant};
 use agent_sync::database::{Database, DatabaseUrl, migrations};
 use agent_sync::demo::SCHEMA;
 use agent_sync::demo::postgres::Postgres;
-use serde_json::json;
 use tokio::task::JoinSet;
 use tokio_postgres::Client;
 use uuid::Uuid;
 
-use support::{AnyError, connect, data};
+use support::report::{Line, Report, Target};
+use support::server::Server;
+use support::{AnyError, Arguments, connect, data};
 
 const AGENTS: u32 = 10_000;
 
@@ -97,10 +96,10 @@ impl Table {
         match self {
             Self::Bare => "no triggers",
             Self::Nothing => "a trigger that does nothing",
-            Self::OneRow => "a trigger that writes a row",
-            Self::Triggers => "our triggers",
-            Self::LeastWorker => "our triggers, and the least of a worker in SQL",
-            Self::Worker => "our triggers, and a worker",
+            Self::OneRow => "a trigger that writes one row",
+            Self::Triggers => "our triggers alone",
+            Self::LeastWorker => "our triggers, the least of a worker in SQL",
+            Self::Worker => "our triggers and a worker",
         }
     }
 
@@ -130,10 +129,9 @@ impl Figures {
 
 #[tokio::main]
 async fn main() -> Result<(), AnyError> {
-    let quick = std::env::args().any(|argument| argument == "--quick");
-    let (tables, turns, turn) = match quick {
-        true => (&Table::QUICK[..], 2, Duration::from_millis(700)),
-        false => (&Table::ALL[..], 3, Duration::from_millis(1_200)),
+    let (tables, turns, turn) = match Arguments::of_this_process().quick {
+        true => (&Table::QUICK[..], 2, Duration::from_millis(300)),
+        false => (&Table::ALL[..], 3, Duration::from_millis(1_000)),
     };
     let postgres = Postgres::start(&[
         "fsync=on",
@@ -142,9 +140,8 @@ async fn main() -> Result<(), AnyError> {
         "max_connections=600",
     ])
     .await?;
-    let mut worker = prepare(&postgres, tables).await?;
-    fs::create_dir_all("target/bench")?;
-    let mut lines = File::create("target/bench/editors.jsonl")?;
+    let worker = prepare(&postgres, tables).await?;
+    let mut report = Report::new("editors");
     println!(
         "{AGENTS} agents with prompts of 1.5 KB, edited one at a time at random, fsync on; load of the machine before: {}",
         load()
@@ -170,44 +167,48 @@ async fn main() -> Result<(), AnyError> {
             }
         }
         let bare = crews[0].figures.rate();
-        println!("\n{connections} connections");
-        for crew in &crews {
+        for crew in &crews[1..] {
+            let rate = crew.figures.rate();
+            report.line(Line {
+                work: format!("edits, {connections} connections: {}", crew.table.title()),
+                ours: format!("{rate:.0}/s"),
+                floor: Some(format!("{bare:.0}/s")),
+                figure: Some(rate / bare),
+                target: (crew.table == Table::Worker).then_some(match connections {
+                    1 => Target::AtLeast(0.8),
+                    _ => Target::AtLeast(0.85),
+                }),
+            });
+        }
+        for crew in crews.iter().filter(|crew| crew.table == Table::Worker) {
             let Figures {
                 most_waiting,
                 left_waiting,
                 drained_in,
                 ..
             } = crew.figures;
-            let rate = crew.figures.rate();
-            let waiting = match crew.table.is_drained() {
-                true => format!(
-                    "   at most {most_waiting} changes waited, {left_waiting} in the end, which took {:.2} s",
+            // Who edits changes one agent at a time: no more can wait than there are, but for those edited twice meanwhile.
+            report.line(Line {
+                work: format!("edits, {connections} connections: changes that waited, at most"),
+                ours: format!(
+                    "{most_waiting}, {left_waiting} for {:.2} s",
                     drained_in.as_secs_f64()
                 ),
-                false => String::new(),
-            };
-            println!(
-                "  {:<48} {rate:>7.0}/s {:>6.2}×{waiting}",
-                crew.table.title(),
-                rate / bare
-            );
-            let line = json!({
-                "bench": "editors", "connections": connections, "table": crew.table.database(),
-                "edits_per_second": rate, "ratio": rate / bare, "most_waiting": most_waiting, "left_waiting": left_waiting,
-                "drained_in_seconds": drained_in.as_secs_f64(),
+                floor: None,
+                figure: Some(most_waiting as f64),
+                target: Some(Target::AtMost(f64::from(AGENTS))),
             });
-            writeln!(lines, "{line}")?;
         }
     }
-    println!("\nload of the machine afterwards: {}", load());
-    worker.kill()?;
-    worker.wait()?;
+    println!("load of the machine afterwards: {}", load());
+    report.finish()?;
+    drop(worker);
     postgres.stop();
     Ok(())
 }
 
 /// The databases, with the same agents in each, and the worker on one.
-async fn prepare(postgres: &Postgres, tables: &[Table]) -> Result<Child, AnyError> {
+async fn prepare(postgres: &Postgres, tables: &[Table]) -> Result<Server, AnyError> {
     let execute = async |database: &str, text: &str| postgres.execute(database, text).await;
     execute("postgres", "create database bare").await?;
     execute("bare", SCHEMA).await?;
@@ -228,21 +229,8 @@ async fn prepare(postgres: &Postgres, tables: &[Table]) -> Result<Child, AnyErro
             Table::Triggers | Table::LeastWorker | Table::Worker => migrated(name).await?,
         }
     }
-    let worker = Command::new(env!("CARGO_BIN_EXE_agent-sync"))
-        .env("DATABASE_URL", postgres.url(Table::Worker.database()))
-        .env("AGENT_SYNC_SCOPE", "all")
-        .env("AGENT_SYNC_LOG", "error")
-        .env("AGENT_SYNC_HTTP_ADDR", "127.0.0.1:0")
-        .env("AGENT_SYNC_ADMIN_ADDR", "127.0.0.1:0")
-        .stdin(Stdio::null())
-        .spawn()?;
-    let synced = connect(&postgres.url(Table::Worker.database())).await?;
-    let all = format!(
-        "select count(*) = {AGENTS} from public.agents where langgraph_assistant_id is not null"
-    );
-    while !synced.query_one(&all, &[]).await?.get::<_, bool>(0) {
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    let worker = Server::start(&postgres.url(Table::Worker.database()), "all")?;
+    worker.ready().await?;
     if tables.contains(&Table::LeastWorker) {
         let url = postgres.url(Table::LeastWorker.database());
         let client = connect(&url).await?;

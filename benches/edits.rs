@@ -7,8 +7,6 @@
 mod support;
 
 use std::collections::HashMap;
-use std::fs;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use agent_sync::demo::SCHEMA;
@@ -21,7 +19,8 @@ use tokio_postgres::{AsyncMessage, Client, NoTls};
 use uuid::Uuid;
 
 use support::report::{Line, Report, Target};
-use support::{AnyError, EXPECTED, connect, data};
+use support::server::Server;
+use support::{AnyError, Arguments, EXPECTED, connect, cpu, data};
 
 const AGENTS: u32 = 10_000;
 /// Between two edits in the quiet.
@@ -57,7 +56,7 @@ create table langgraph_server.assistants (
 
 #[tokio::main]
 async fn main() -> Result<(), AnyError> {
-    let quick = std::env::args().any(|argument| argument == "--quick");
+    let quick = Arguments::of_this_process().quick;
     let (rounds, stream_for) = match quick {
         true => (2, Duration::from_secs(10)),
         false => (5, Duration::from_secs(60)),
@@ -65,13 +64,12 @@ async fn main() -> Result<(), AnyError> {
     let postgres =
         Postgres::start(&["fsync=on", "shared_buffers=512MB", "max_wal_size=4GB"]).await?;
     let mut report = Report::new("edits");
-    let (mut worker, ours, floor) = prepare(&postgres).await?;
+    let (worker, ours, floor) = prepare(&postgres).await?;
     one_at_a_time(&mut report, &postgres, &ours, &floor, rounds).await?;
     all_at_once(&mut report, &postgres, if quick { 1 } else { 3 }).await?;
     steadily(&mut report, &postgres, &worker, stream_for).await?;
     report.finish()?;
-    worker.kill()?;
-    worker.wait()?;
+    drop(worker);
     postgres.stop();
     Ok(())
 }
@@ -90,7 +88,7 @@ fn upsert(which: &str) -> String {
 }
 
 /// A database with a worker, whose agents are in step, and the floor's, whose are, too.
-async fn prepare(postgres: &Postgres) -> Result<(Child, Vec<Uuid>, Vec<Uuid>), AnyError> {
+async fn prepare(postgres: &Postgres) -> Result<(Server, Vec<Uuid>, Vec<Uuid>), AnyError> {
     let execute = async |database: &str, text: &str| postgres.execute(database, text).await;
     execute("postgres", "create database floor").await?;
     execute("floor", SCHEMA).await?;
@@ -107,28 +105,15 @@ async fn prepare(postgres: &Postgres) -> Result<(Child, Vec<Uuid>, Vec<Uuid>), A
         .batch_execute("update public.agents set langgraph_assistant_id = id::text")
         .await?;
     execute("floor", RING).await?;
-    let worker = Command::new(env!("CARGO_BIN_EXE_agent-sync"))
-        .env("DATABASE_URL", postgres.url("ours"))
-        .env("AGENT_SYNC_SCOPE", "all")
-        .env("AGENT_SYNC_LOG", "error")
-        .env("AGENT_SYNC_HTTP_ADDR", "127.0.0.1:0")
-        .env("AGENT_SYNC_ADMIN_ADDR", "127.0.0.1:0")
-        .stdin(Stdio::null())
-        .spawn()?;
-    let client = connect(&postgres.url("ours")).await?;
-    let all = format!(
-        "select count(*) = {AGENTS} from public.agents where langgraph_assistant_id is not null"
-    );
-    while !client.query_one(&all, &[]).await?.get::<_, bool>(0) {
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    let worker = Server::start(&postgres.url("ours"), "all")?;
+    worker.ready().await?;
     for database in ["ours", "floor"] {
         execute(database, TELL).await?;
         execute(database, "vacuum analyze").await?;
     }
     Ok((
         worker,
-        agents(&client).await?,
+        agents(&connect(&postgres.url("ours")).await?).await?,
         agents(&connect(&postgres.url("floor")).await?).await?,
     ))
 }
@@ -288,7 +273,7 @@ async fn all_at_once(
 async fn steadily(
     report: &mut Report,
     postgres: &Postgres,
-    worker: &Child,
+    worker: &Server,
     lasting: Duration,
 ) -> Result<(), AnyError> {
     const EDITORS: u64 = 16;
@@ -301,7 +286,7 @@ async fn steadily(
         .batch_execute("alter table langgraph_server.assistants enable trigger tell")
         .await?;
     let (say, mut said) = mpsc::unbounded_channel();
-    let (started, cpu) = (Instant::now(), cpu_time(worker)?);
+    let (started, before) = (Instant::now(), cpu(worker.child.id())?);
     let mut editing = JoinSet::new();
     for editor in 0..EDITORS {
         let client = connect(&url).await?;
@@ -357,7 +342,7 @@ async fn steadily(
             }
         }
     }
-    let cpu = cpu_time(worker)?.saturating_sub(cpu);
+    let cpu = cpu(worker.child.id())?.saturating_sub(before);
     let time = started.elapsed();
     let mut edits = 0;
     while let Some(edited) = editing.join_next().await {
@@ -413,20 +398,6 @@ async fn steadily(
 async fn waiting(client: &Client) -> Result<i64, AnyError> {
     let statement = "select count(*) from agent_sync.outbox";
     Ok(client.query_one(statement, &[]).await?.get(0))
-}
-
-/// What the process has used so far, as Linux tells it, in hundredths of a second.
-fn cpu_time(process: &Child) -> Result<Duration, AnyError> {
-    let stat = fs::read_to_string(format!("/proc/{}/stat", process.id()))?;
-    // Behind the name, which may hold anything.
-    let (_, fields) = stat.rsplit_once(')').ok_or("no name")?;
-    let ticks: u64 = fields
-        .split_whitespace()
-        .skip(11)
-        .take(2)
-        .filter_map(|field| field.parse::<u64>().ok())
-        .sum();
-    Ok(Duration::from_millis(ticks * 10))
 }
 
 fn percentile(times: &mut [Duration], share: usize) -> Duration {
