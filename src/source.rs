@@ -50,9 +50,15 @@ pub const COLUMNS: [(&str, &[&str]); 5] = [
 /// The columns of `agents` that hold parameters, by generation.
 const PARAMETERS: [&str; 3] = ["sampling_params", "temperature", "max_tokens"];
 
-/// In the place of what the tools, links or models say of which there is no table.
-const NOTHING_SAID: &str =
-    "select null::uuid as id, null::uuid as agent_id, null::bytea as said where false";
+/// In the place of the tools, links or models of which there is no table, and of what they say.
+const NOTHING: &str = "select null::uuid as id, null::uuid as agent_id, null::text as tools, null::text as model, null::bytea as said \
+     where false";
+
+/// What a tool says, of those columns that the mapping reads.
+const TOOL_SAID: &str = "sha256(record_send(row(/* tool columns */ t.id::text /* end */)))";
+
+/// The same of a model.
+const MODEL_SAID: &str = "record_send(row(/* model columns */ m.id::text /* end */))";
 
 /// What is asked in a look around: the source tables' columns, and which server has them.
 pub const LOOK: &str = concat!(sql!("source_columns"), "union all\n", sql!("server"));
@@ -254,8 +260,6 @@ impl Shape {
             .join(", ");
         let fit = |statement: &str| {
             let parts = [
-                ("tools", has_tools, "null::text"),
-                ("model", has_models, "null::text"),
                 ("organization", has_organizations, "null"),
                 ("status", has("agents", "status"), "true"),
                 ("deleted_at", has("agents", "deleted_at"), "true"),
@@ -299,24 +303,34 @@ impl Shape {
                 replace_part(fitted, part, instead)
             })
         };
-        let source_said = without(
-            with_columns(sql!("source_said")),
-            &[
-                ("tools", has_tools, "null::bytea"),
-                ("model", has_models, "null::bytea"),
-            ],
-        );
         let look_over = without(
             with_columns(sql!("look_over")),
             &[
-                ("tools", has_tools, NOTHING_SAID),
-                ("links", has_tools, NOTHING_SAID),
-                ("models", has_models, NOTHING_SAID),
-                ("engine", has_models, "false"),
+                ("tools", has_tools, NOTHING),
+                ("links", has_tools, NOTHING),
+                ("models", has_models, NOTHING),
+                ("engine", has_models, "null::uuid"),
                 ("named", has("agents", "langgraph_assistant_id"), "true"),
             ],
         );
-        let read = limited(replace_part(fit(sql!("read_agents")), "head", &head));
+        // `said`: what tools, models and agents say.
+        let reading = |[tool, model, agent]: [&str; 3]| {
+            let read = limited(replace_part(sql!("read_agents").to_owned(), "head", &head));
+            let read = replace_part(read, "tool said", tool);
+            let read = replace_part(read, "model said", model);
+            let read = replace_part(read, "said", agent);
+            without(
+                read,
+                &[
+                    ("tools", has_tools, NOTHING),
+                    ("models", has_models, NOTHING),
+                    ("engine", has_models, "false"),
+                ],
+            )
+        };
+        let said = [TOOL_SAID, MODEL_SAID, sql!("source_said")].map(with_columns);
+        let look = reading(said.each_ref().map(String::as_str));
+        let read = reading(["null::bytea"; 3]);
         let has_users = has("auth.users", "id") && has("auth.users", "raw_app_meta_data");
         let read_as_caller = as_caller(sql!("read_as_caller"));
         // One agent, instead of several.
@@ -339,7 +353,7 @@ impl Shape {
             has_tools,
             has_models,
             statements: Statements {
-                look: replace_part(read.clone(), "said", &source_said),
+                look,
                 look_over,
                 glance: Prepared::new("uuid, text", &within(sql!("glance"), &read)),
                 glance_as_caller: glance_as_caller(&read_as_caller),

@@ -1,5 +1,11 @@
 -- $1 uuid[]: agents; $2 uuid[]: assistants. What the ledger knows of either.
-select assistant_id, agent_id, organization_id, owner, state, content_hash, row_hash, source_hash,
-  row_xmin::text as row_xmin, row_ctid::text as row_ctid, attempts
-from agent_sync.ledger
-where agent_id = any ($1::uuid[]) or assistant_id = any ($2::uuid[]);
+-- Agent by agent (offset 0), by the index: the planner may believe that there are few of a table that has just grown.
+select e.assistant_id, e.agent_id, e.organization_id, e.owner, e.state, e.content_hash, e.row_hash, e.source_hash,
+  e.row_xmin::text as row_xmin, e.row_ctid::text as row_ctid, e.attempts
+from (
+  select l.*
+  from unnest($1::uuid[]) as a (id)
+  cross join lateral (select * from agent_sync.ledger as l where l.agent_id = a.id offset 0) as l
+  union all
+  select * from agent_sync.ledger as l where l.assistant_id = any ($2::uuid[]) and l.agent_id <> all ($1::uuid[])
+) as e;

@@ -6,18 +6,35 @@
 -- - all that the mapping reads of the agent is as it was then (source_said.sql; here the tools of many agents are put together at once),
 --   and the entry says of the assistant what it said then,
 -- - and the agent's row names its assistant.
+-- Agent by agent (offset 0: the planner has no other way), so that a page costs what is on it, however large the tables are, and what
+-- is wide is never kept.
 with page as materialized (
   /* candidates */ select a.id from public.agents as a order by a.id limit $2 /* end */
 ), known as materialized (
-  -- Nothing of an agent itself: what is wide is joined last.
-  select p.id, l.source_hash, l.content_hash, l.row_hash,
-    coalesce(s.xmin = l.row_xmin and s.ctid = l.row_ctid, false)
-      and not exists (select from agent_sync.ledger as o where o.agent_id = p.id and o.assistant_id <> p.id) as stands,
-    not exists (select from agent_sync.ledger as o where o.agent_id = p.id and o.state <> 'removed') as has_none
+  select p.id, l.source_hash, l.content_hash, l.row_hash, l.stands and e.others = 0 as stands, a.id is null and e.left_over = 0 as is_gone,
+    a.engine_id, a.is_named, a.said
   from page as p
-  left join agent_sync.ledger as l on l.assistant_id = p.id and l.agent_id = p.id and l.owner = 'system' and l.state = 'synced'
-    and l.content_hash is not null and l.row_hash is not null
-  left join langgraph_server.assistants as s on s.id = p.id::text
+  left join lateral (
+    select l.source_hash, l.content_hash, l.row_hash, s.xmin = l.row_xmin and s.ctid = l.row_ctid as stands
+    from agent_sync.ledger as l
+    join langgraph_server.assistants as s on s.id = p.id::text
+    where l.assistant_id = p.id and l.agent_id = p.id and l.owner = 'system' and l.state = 'synced'
+      and l.content_hash is not null and l.row_hash is not null
+    offset 0
+  ) as l on true
+  cross join lateral (
+    select count(*) filter (where o.assistant_id <> p.id) as others, count(*) filter (where o.state <> 'removed') as left_over
+    from agent_sync.ledger as o
+    where o.agent_id = p.id
+  ) as e
+  left join lateral (
+    select a.id, /* engine */ a.engine_id /* end */ as engine_id,
+      /* named */ a.langgraph_assistant_id::text = a.id::text /* end */ as is_named,
+      case when l.stands then sha256(record_send(row(/* agent columns */ a.id::text /* end */))) end as said
+    from public.agents as a
+    where a.id = p.id
+    offset 0
+  ) as a on true
 ), tools as materialized (
   /* tools */ select t.id, sha256(record_send(row(/* tool columns */ t.id::text /* end */))) as said from public.mcp_tools as t /* end */
 ), linked as materialized (
@@ -25,7 +42,8 @@ with page as materialized (
   select l.agent_id, string_agg(t.said, '' order by t.said) as said
   from public.agent_mcp_tools as l
   join tools as t on t.id = l.mcp_tool_id
-  where l.agent_id >= (select id from page order by id limit 1) and l.agent_id <= (select id from page order by id desc limit 1)
+  where l.agent_id >= (select id from known where stands order by id limit 1)
+    and l.agent_id <= (select id from known where stands order by id desc limit 1)
   group by l.agent_id
   /* end */
 ), models as materialized (
@@ -35,18 +53,16 @@ with page as materialized (
   join public.ai_models as m on m.id = e.language_model_id
   /* end */
 ), looked as (
-  select k.id, a.id is null and k.has_none as is_gone,
+  select k.id, k.is_gone,
     coalesce(
-      case when k.stands and (not $6 or /* named */ a.langgraph_assistant_id::text = a.id::text /* end */)
+      case when k.stands and (not $6 or k.is_named)
         then k.source_hash = sha256(
-          sha256(record_send(row($5::text, /* agent columns */ a.id::text /* end */, linked.said, models.said)))
-            || k.content_hash || k.row_hash)
+          sha256(record_send(row($5::text, k.said, linked.said, models.said))) || k.content_hash || k.row_hash)
       end,
       false) as is_unchanged
   from known as k
-  left join public.agents as a on a.id = k.id
   left join linked on linked.agent_id = k.id
-  left join models on /* engine */ models.id = a.engine_id /* end */
+  left join models on models.id = k.engine_id
 )
 select (select id from page order by id desc limit 1) as last,
   (select count(*) from page) as looked,
