@@ -105,15 +105,15 @@ impl Content {
 
     /// The beginning of every hash of this content. A content may be large, and many may have an assistant of it.
     pub fn hashed(&self) -> Sha256 {
-        let shared = json!([
+        let shared = (
             MAPPING_VERSION,
-            self.graph_id,
-            self.name,
-            self.description,
-            self.config,
-        ]);
-        // The array goes on.
-        let shared = shared.to_string();
+            &self.graph_id,
+            &self.name,
+            &self.description,
+            &self.config,
+        );
+        // The array goes on. (What is in it can always be written as JSON.)
+        let shared = serde_json::to_string(&shared).unwrap_or_default();
         Sha256::new_with_prefix(shared.strip_suffix(']').unwrap_or(&shared))
     }
 }

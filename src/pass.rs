@@ -135,39 +135,52 @@ pub async fn sync(
     mut told: impl FnMut(Told<'_>),
 ) -> Result<(), Error> {
     let mut pages = Pages::of(candidates);
-    while !shutdown.is_cancelled() {
-        let Some(page) = pages.next(syncer).await? else {
-            break;
-        };
+    let mut next = pages.next(syncer).await?;
+    while let Some(page) = next
+        && !shutdown.is_cancelled()
+    {
         if page.unchanged + page.gone > 0 {
             told(Told::Passed {
                 unchanged: page.unchanged,
                 gone: page.gone,
             });
         }
-        // Each batch in a transaction of its own; while the server works on one, another is made ready. No two of them have an agent in
-        // common, and the locks of each are taken in order. What is under way is brought to its end, whatever became of another.
-        let mut left = page.due.chunks(BATCH).fuse();
-        let mut at_work = FuturesUnordered::new();
-        let mut failed = None;
-        loop {
-            while at_work.len() < TOGETHER && failed.is_none() && !shutdown.is_cancelled() {
-                match left.next() {
-                    Some(batch) => at_work.push(sync_batch(syncer, batch)),
-                    None => break,
-                }
-            }
-            match at_work.next().await {
-                Some(Ok(outcomes)) => told(Told::Synced(&outcomes)),
-                Some(Err(error)) => failed = failed.or(Some(error)),
+        // The next page is looked at meanwhile.
+        let (synced, looked) = futures::join!(
+            sync_page(syncer, &page.due, shutdown, &mut told),
+            pages.next(syncer)
+        );
+        synced?;
+        next = looked?;
+    }
+    Ok(())
+}
+
+/// Each batch in a transaction of its own; while the server works on one, another is made ready. No two of them have an agent in common,
+/// and the locks of each are taken in order. What is under way is brought to its end, whatever became of another.
+async fn sync_page(
+    syncer: &Syncer,
+    due: &[AgentId],
+    shutdown: &CancellationToken,
+    told: &mut impl FnMut(Told<'_>),
+) -> Result<(), Error> {
+    let mut left = due.chunks(BATCH).fuse();
+    let mut at_work = FuturesUnordered::new();
+    let mut failed = None;
+    loop {
+        while at_work.len() < TOGETHER && failed.is_none() && !shutdown.is_cancelled() {
+            match left.next() {
+                Some(batch) => at_work.push(sync_batch(syncer, batch)),
                 None => break,
             }
         }
-        if let Some(error) = failed {
-            return Err(error);
+        match at_work.next().await {
+            Some(Ok(outcomes)) => told(Told::Synced(&outcomes)),
+            Some(Err(error)) => failed = failed.or(Some(error)),
+            None => break,
         }
     }
-    Ok(())
+    failed.map_or(Ok(()), Err)
 }
 
 async fn sync_batch(syncer: &Syncer, agents: &[AgentId]) -> Result<Vec<(AgentId, Outcome)>, Error> {
