@@ -7,13 +7,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio_postgres::types::Type;
-use tokio_postgres::{Row as Record, SimpleQueryRow, Transaction};
+use tokio_postgres::{Row as Record, Transaction};
 use tracing::{info, warn};
 use uuid::Uuid;
 
 use crate::access::Identity;
 use crate::agent::{HEAD, LARGEST, Row};
-use crate::database::prepared::{Prepared, text, value};
+use crate::config::Authorize;
+use crate::database::prepared::Prepared;
 use crate::database::{Error, Param, column};
 use crate::ids::AgentId;
 use crate::pass::Extent;
@@ -111,11 +112,19 @@ struct Statements {
     spread_everything: String,
     read_as_caller: String,
     list_as_caller: String,
-    glance: Prepared,
-    glance_as_caller: Prepared,
-    glance_whole_as_caller: Prepared,
+    glances: Glances,
+    whole_glances: Glances,
     acting: String,
     graphs: String,
+}
+
+/// What is sent for a glance at one agent.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Glances {
+    /// `sql/queries/glance.sql`.
+    pub glance: Prepared,
+    /// `sql/queries/glance_as_caller.sql`.
+    pub as_caller: Prepared,
 }
 
 /// A part of what a pass comes to.
@@ -334,30 +343,56 @@ impl Shape {
         let has_users = has("auth.users", "id") && has("auth.users", "raw_app_meta_data");
         let read_as_caller = as_caller(sql!("read_as_caller"));
         // One agent, instead of several.
-        let within = |statement: &str, read: &str| {
-            let read = read.trim_end().trim_end_matches(';');
-            let read = read.replace("any ($1::uuid[])", "$1");
-            replace_part(statement.to_owned(), "read", &read)
+        let one = |statement: &str| {
+            let statement = statement.trim_end().trim_end_matches(';');
+            statement.replace("any ($1::uuid[])", "$1")
         };
-        let glance_as_caller = |read: &str| {
-            let glance = replace_part(
-                sql!("glance_as_caller").to_owned(),
-                "server",
-                sql!("server"),
+        let whole_said = replace_part(with_columns(sql!("glance_said")), "tool said", &said[0]);
+        let whole_said = without(
+            replace_part(whole_said, "model said", &said[1]),
+            &[
+                ("tools", has_tools, "null::bytea"),
+                ("model", has_models, "null::bytea"),
+            ],
+        );
+        let glances = |shown: &str, as_caller: &str| {
+            let parts = [("shown", shown), ("said", &whole_said)];
+            let glance = parts
+                .into_iter()
+                .fold(sql!("glance").to_owned(), |glance, (part, said)| {
+                    replace_part(glance, part, said)
+                });
+            let glance = without(
+                glance,
+                &[
+                    ("organization", has_organizations, "null::text"),
+                    (
+                        "named",
+                        has("agents", "langgraph_assistant_id"),
+                        "a.id::text",
+                    ),
+                ],
             );
-            Prepared::new("uuid", &within(&glance, read))
+            let as_caller = replace_part(sql!("glance_as_caller").to_owned(), "read", as_caller);
+            Glances {
+                glance: Prepared::new("uuid, text, text", &glance),
+                as_caller: Prepared::new("uuid, text", &as_caller),
+            }
         };
+        let agent_said = format!("sha256(record_send(row({})))", columns(0, 'a'));
+        let agent_as_caller =
+            format!("select {agent_said} as shown from public.agents as a where a.id = $1");
+        let whole_as_caller = format!("select said as shown from ({}) as r", one(&look));
         let tables = Tables {
             missing,
             has_organizations,
             has_tools,
             has_models,
             statements: Statements {
+                glances: glances(&agent_said, &agent_as_caller),
+                whole_glances: glances(&whole_said, &whole_as_caller),
                 look,
                 look_over,
-                glance: Prepared::new("uuid, text", &within(sql!("glance"), &read)),
-                glance_as_caller: glance_as_caller(&read_as_caller),
-                glance_whole_as_caller: glance_as_caller(&read),
                 read,
                 weigh_removals: fit(sql!("weigh_removals")),
                 spread_tools: fit(sql!("spread_tools")),
@@ -482,19 +517,12 @@ impl Shape {
         &self.tables.statements.read_as_caller
     }
 
-    /// What is read of an agent and its assistants at once, `sql/queries/glance.sql`.
-    pub fn glance(&self) -> &Prepared {
-        &self.tables.statements.glance
-    }
-
-    /// The same of a caller, `sql/queries/glance_as_caller.sql`.
-    pub fn glance_as_caller(&self) -> &Prepared {
-        &self.tables.statements.glance_as_caller
-    }
-
-    /// The same of the whole source.
-    pub fn glance_whole_as_caller(&self) -> &Prepared {
-        &self.tables.statements.glance_whole_as_caller
+    /// What is read of an agent and its assistants at once; and what of the agent its caller is to be shown, too.
+    pub fn glances(&self, authorize: Authorize) -> &Glances {
+        match authorize {
+            Authorize::Agent => &self.tables.statements.glances,
+            Authorize::Source => &self.tables.statements.whole_glances,
+        }
     }
 
     /// Ids of all agents that a caller may read.
@@ -664,21 +692,6 @@ pub fn row(record: &Record) -> Result<(AgentId, Row), Error> {
         too_large: column(record, "too_large")?,
     };
     Ok((id, row))
-}
-
-/// The same of one that came as text; `None` where there is no agent.
-pub fn row_as_text(record: &SimpleQueryRow) -> Result<Option<Row>, Error> {
-    let Some(id) = value(record, "id")? else {
-        return Ok(None);
-    };
-    let owned = |name| Ok::<_, Error>(text(record, name)?.map(str::to_owned));
-    Ok(Some(Row {
-        id: AgentId(id),
-        agent: owned("agent")?.unwrap_or_default(),
-        tools: owned("tools")?,
-        model: owned("model")?,
-        too_large: value(record, "too_large")?,
-    }))
 }
 
 /// Replaces `/* part */ … /* end */`.

@@ -174,6 +174,79 @@ async fn whatever_is_not_just_as_it_was_left_is_looked_at_under_the_lock() {
 }
 
 #[tokio::test]
+async fn an_assistant_that_is_as_it_should_be_is_noted_by_the_first_request() {
+    let scene = Scene::new().await;
+    // As after a dump and a restore, or an upgrade.
+    for moved in [
+        "update agent_sync.ledger set source_hash = null",
+        "update langgraph_server.assistants set updated_at = updated_at",
+    ] {
+        scene.db.execute(moved).await;
+        let granted = scene.glance(scene.alice).await;
+        assert!(matches!(granted, Glance::Granted), "{moved}: {granted:?}");
+        let before = scene.db.versions().await;
+        scene.sync(scene.alice).await;
+        assert!(scene.answer(scene.alice).await.is_some(), "{moved}");
+        assert_eq!(scene.db.versions().await, before, "{moved}");
+    }
+}
+
+#[tokio::test]
+async fn users_are_asked_about_as_another_role_where_there_is_one() {
+    for authorize in [Authorize::Agent, Authorize::Source] {
+        let mut scene = Scene::with(authorize, Settings::default()).await;
+        let role = format!("authenticator_{}", Uuid::new_v4().simple());
+        let made = format!("create role {role} login noinherit; grant authenticated to {role}");
+        scene.db.execute(&made).await;
+        let access = Access::new(&scene.db.url_as(&role), authorize, true);
+        scene.syncer = Syncer::new(scene.db.pool(), access, Settings::default());
+        scene.sync(scene.alice).await;
+        for _ in 0..2 {
+            let answer = scene.answer(scene.alice).await.expect("in step");
+            assert_eq!(answer["assistant_id"], json!(scene.agent));
+            let stranger = scene.glance(Uuid::new_v4()).await;
+            assert!(matches!(stranger, Glance::Denied), "{stranger:?}");
+        }
+        let edit = "update public.agents set name = 'edited'";
+        scene.db.execute(edit).await;
+        assert!(matches!(scene.glance(scene.alice).await, Glance::Granted));
+    }
+}
+
+#[tokio::test]
+async fn a_policy_is_told_every_claim_and_nothing_of_the_one_who_asked_before() {
+    let scene = Scene::new().await;
+    let odd = r#"\'; select 1; -- "E'\\' $1 ü"#;
+    let quoted = odd.replace('\'', "''");
+    scene
+        .db
+        .execute(&format!(
+            r#"create function public.told() returns boolean language sql stable as $told$
+               select current_setting('request.jwt.claim.select', true) = '{quoted}'
+                 and current_setting('request.jwt.claims', true)::jsonb -> 'user_metadata' ->> 'odd' = '{quoted}'
+                 and current_setting('request.jwt.claim.Order', true)::jsonb = '[1, "x"]'
+             $told$;
+             create policy told on public.agents as restrictive using (public.told())"#
+        ))
+        .await;
+    let claims = json!({
+        "sub": scene.alice, "role": "authenticated", "aud": "authenticated",
+        "select": odd, "user_metadata": {"odd": odd}, "Order": [1, "x"], "a".repeat(64): "x",
+    });
+    let claims = claims.as_object().expect("claims").clone();
+    let told = Claim {
+        identity: Some(Identity::verified(scene.alice, claims)),
+        ..scene.claim(scene.alice)
+    };
+    for _ in 0..3 {
+        let seen = scene.syncer.glance(scene.agent, &told).await;
+        assert!(matches!(seen, Ok(Glance::InStep(_))), "{seen:?}");
+        // On the same connections.
+        assert!(matches!(scene.glance(scene.alice).await, Glance::Denied));
+    }
+}
+
+#[tokio::test]
 async fn who_may_not_have_the_agent_is_denied_whether_or_not_it_is_in_step() {
     for authorize in [Authorize::Agent, Authorize::Source] {
         let settings = Settings {

@@ -1,11 +1,15 @@
 //! A user, as the database's policies know them: claims, and how they are told to a session.
 
-use std::fmt;
+use std::fmt::{self, Write};
 
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::ROLE;
+use crate::database::prepared::literal;
+
+/// How long a name may be in SQL.
+const LONGEST: usize = 63;
 
 /// A user, as the database's policies know them.
 #[derive(Clone, PartialEq)]
@@ -36,29 +40,27 @@ impl Identity {
         Self { user, claims }
     }
 
-    /// `request.jwt.claims`, and a setting for each claim as PostgREST before version 9 had it: text as it is, all else as
-    /// JSON. A claim whose name cannot be a setting's had none there either.
-    pub fn settings(&self) -> (Vec<String>, Vec<String>) {
-        self.settings_of().unzip()
-    }
-
-    /// Each with its value.
-    pub(super) fn settings_of(&self) -> impl Iterator<Item = (String, String)> {
-        let legacy = self
-            .claims
-            .iter()
-            .filter(|(name, _)| is_identifier(name))
-            .map(|(name, value)| {
-                let text = value
-                    .as_str()
-                    .map_or_else(|| value.to_string(), str::to_owned);
-                (format!("request.jwt.claim.{name}"), text)
-            });
-        let whole = json!(self.claims).to_string();
-        // Text in a setting ends at a NUL, and none can be sent.
-        std::iter::once(("request.jwt.claims".to_owned(), whole))
-            .chain(legacy)
-            .filter(|(_, value)| !value.contains('\0'))
+    /// What tells a session `request.jwt.claims`, and a setting for each claim as PostgREST before version 9 had it: text as it is, all
+    /// else as JSON. A claim whose name cannot be a setting's had none there either.
+    pub(super) fn settings(&self) -> String {
+        let mut settings = String::new();
+        let mut set = |name: &str, value: &str| {
+            // Text in a setting ends at a NUL, and none can be sent.
+            if !value.contains('\0') {
+                let value = literal(value);
+                let _ = write!(settings, "set local request.jwt.{name} = {value}; ");
+            }
+        };
+        set("claims", &json!(self.claims).to_string());
+        for (name, value) in self.claims.iter().filter(|(name, _)| is_identifier(name)) {
+            // In quotes: it may be a word of SQL's.
+            let name = format!("claim.\"{name}\"");
+            match value.as_str() {
+                Some(text) => set(&name, text),
+                None => set(&name, &value.to_string()),
+            }
+        }
+        settings
     }
 }
 
@@ -74,4 +76,6 @@ fn is_identifier(name: &str) -> bool {
         .next()
         .is_some_and(|first| first.is_ascii_alphabetic() || first == b'_')
         && bytes.all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+        // A longer one would be cut off, and then be another's.
+        && name.len() <= LONGEST
 }

@@ -7,19 +7,22 @@
 mod identity;
 
 use std::collections::HashMap;
+use std::fmt;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use futures::future::join_all;
 use tokio::time::Instant;
 use tokio_postgres::types::Type;
-use tokio_postgres::{Client, Row as Record, SimpleQueryMessage, SimpleQueryRow};
+use tokio_postgres::{Client, Row as Record, SimpleQueryRow};
 use uuid::Uuid;
 
 pub use identity::Identity;
 
 use crate::agent::{Agent, Head, Row};
 use crate::config::{self, Authorize};
-use crate::database::{Database, DatabaseUrl, Error, Fault, Param, column, prepared};
+use crate::database::prepared::{self, Prepared, literal};
+use crate::database::{Database, DatabaseUrl, Error, Fault, Param, column};
 use crate::ids::AgentId;
 use crate::metrics::Connections;
 use crate::source::{self, Shape};
@@ -41,19 +44,18 @@ const PATIENCE: Duration = Duration::from_secs(6);
 /// How many users are asked about in a transaction.
 const TOGETHER: usize = 100;
 
-/// For the whole transaction. The search path is PostgREST's on Supabase: policies may call functions by their bare names.
-const SETTINGS: [(&str, &str); 8] = [
-    ("idle_in_transaction_session_timeout", "10s"),
-    // Who waits for a table's lock has us wait behind him, and may be waiting for us: a sync reads the same tables.
-    ("lock_timeout", "500ms"),
-    ("row_security", "on"),
-    // What policies have to say by the way is not for the log: it may be whatever a claim says.
-    ("client_min_messages", "error"),
-    ("search_path", "public, extensions"),
-    ("request.method", "POST"),
-    ("request.headers", "{}"),
-    ("role", ROLE),
-];
+/// For the whole transaction.
+/// - Who waits for a table's lock has us wait behind him, and may be waiting for us: a sync reads the same tables.
+/// - What policies have to say by the way is not for the log: it may be whatever a claim says.
+const LIMITS: &str = "set local idle_in_transaction_session_timeout = '10s'; set local lock_timeout = '500ms'; \
+     set local client_min_messages = error; ";
+
+/// How the login role looks at the tables itself: as in any other transaction of the worker's.
+const AS_WORKER: &str = "set local row_security = off; set local search_path = ''; ";
+
+/// How it becomes [`ROLE`]. The search path is PostgREST's on Supabase: policies may call functions by their bare names.
+const AS_CALLER: &str = "set local row_security = on; set local search_path = public, extensions; \
+     set local request.method = 'POST'; set local request.headers = '{}'; set local role = authenticated; ";
 
 /// Which of these agents may this user have?
 #[derive(Debug)]
@@ -72,6 +74,36 @@ pub enum Shown {
     /// It cannot be told ([`Verdict::Unknown`]).
     Unknown { why: String, passing: bool },
 }
+
+/// What a glance shows.
+#[derive(Debug)]
+pub struct Glimpse {
+    /// To the worker: what comes of `glance.sql`.
+    pub rows: Vec<SimpleQueryRow>,
+    /// To the caller: the agent, as a hash (`glance_as_caller.sql`).
+    pub shown: Option<String>,
+}
+
+/// What `glance.sql` is asked.
+#[derive(Debug)]
+pub struct Arguments<'a> {
+    pub agent: AgentId,
+    /// Who asks for it.
+    pub owner: &'a str,
+    /// What else the mapping goes by.
+    pub basis: &'a str,
+}
+
+impl fmt::Display for Arguments<'_> {
+    /// As literals.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (owner, basis) = (literal(self.owner), literal(self.basis));
+        write!(f, "'{}', {owner}, {basis}", self.agent)
+    }
+}
+
+/// Asked at the end of a glance.
+static ACTED: LazyLock<Prepared> = LazyLock::new(|| Prepared::new("", sql!("acted")));
 
 /// Who has a question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -229,40 +261,69 @@ impl Access {
         Ok(shown.await?.unwrap_or_else(denied))
     }
 
-    /// What the database shows one user of one agent, in as little time as possible. `None`: it takes [`Self::ask`] to tell.
+    /// A glance at one agent, as the worker and then as one user, in as little time as possible. `None`: it takes [`Self::ask`] to tell.
     ///
-    /// All of it is on its way before any of it is answered. Should the role not be taken, the rest is not done: the transaction has
-    /// failed; and what is read says by itself in whose name that was.
+    /// Where users are asked about by the same login as the worker's, all of it is one message. Whatever goes wrong in it, the rest is not
+    /// done: the transaction has failed; and what is read says by itself in whose name that was. `arguments`: of `glance.sql`.
     pub async fn glance(
         &self,
+        worker: &Database,
         shape: &Shape,
         identity: &Identity,
-        agent: AgentId,
-    ) -> Result<Option<Shown>, Error> {
+        arguments: &Arguments<'_>,
+    ) -> Result<Option<Glimpse>, Error> {
         let Some(Databases { requests, .. }) = &self.databases else {
             return Ok(None);
         };
-        let statement = match self.authorize {
-            Authorize::Agent => shape.glance_as_caller(),
-            Authorize::Source => shape.glance_whole_as_caller(),
-        };
+        let glances = shape.glances(self.authorize);
+        let (mut before, is_one) = (Vec::new(), requests.has_login_of(worker));
+        if !is_one {
+            let arguments = arguments.to_string();
+            match worker.read_prepared(&glances.glance, &arguments).await? {
+                Some(rows) => before = rows,
+                None => return Ok(None),
+            }
+        }
         if !requests.keeping.is_of_use() {
             return Ok(None);
         }
-        let timeout = ("statement_timeout", For::Requests.statement_timeout());
-        let settings = SETTINGS.into_iter().chain([timeout]);
-        let settings: (Vec<_>, Vec<_>) = settings
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .chain(identity.settings_of())
-            .unzip();
+        let (glance, as_caller, acted) = (&glances.glance, &glances.as_caller, &*ACTED);
+        let asked = format!("'{}', {}", arguments.agent, literal(arguments.basis));
+        let statements = [glance, as_caller, acted];
+        let message = |missing: Option<&Prepared>| {
+            let run = |statement: &Prepared, arguments: &str| {
+                let is_missing = missing == Some(statement);
+                let prepare = if is_missing { statement.prepare() } else { "" };
+                format!("{prepare}{}", statement.execute(arguments))
+            };
+            let look = match is_one {
+                true => format!("{AS_WORKER}{}", run(glance, &arguments.to_string())),
+                false => sql!("server").to_owned(),
+            };
+            format!(
+                "begin isolation level read committed, read only; {LIMITS}set local statement_timeout = '{}'; {look}; {AS_CALLER}{}{} rollback; {}",
+                For::Requests.statement_timeout(),
+                identity.settings(),
+                run(as_caller, &asked),
+                run(acted, ""),
+            )
+        };
         let asking = async {
             let client = requests.client().await?;
-            let execute = statement.execute(&format!("'{agent}'"));
-            let mut sent = send_glance(&client, "", &settings, &execute).await;
-            if requests.keeping.is_missing(&sent) {
+            let mut missing = None;
+            let mut tries = statements.len();
+            let sent = loop {
+                let sent = client.simple_query(&message(missing)).await;
+                let sent = sent.map_err(Error::from);
+                if !requests.keeping.is_missing(&sent) || tries == 0 {
+                    break sent;
+                }
+                // Made on the next try, it is there from then on.
+                tries -= 1;
+                let is_named = |one: &&&Prepared| sent.as_ref().is_err_and(|e| one.is_named_in(e));
+                missing = statements.iter().find(is_named).copied();
                 client.batch_execute("rollback").await?;
-                sent = send_glance(&client, statement.prepare(), &settings, &execute).await;
-            }
+            };
             let rows = match sent {
                 Err(e) if e.is_from_server() => {
                     client.batch_execute("rollback").await?;
@@ -274,23 +335,22 @@ impl Access {
                 }
                 sent => prepared::rows(sent?),
             };
-            let [read, acted] = rows.as_slice() else {
+            let Ok([looked, read, acted]) = <[_; 3]>::try_from(rows) else {
                 return Ok(None);
             };
-            if is_true(acted, "clean")? {
+            if is_true(&acted, "clean")? {
                 client.give_back();
             }
-            let is_there = read.first().is_some_and(
-                |row| matches!(row.try_get("place"), Ok(Some(place)) if place == shape.place()),
-            );
-            if !is_true(read, "secured")? || !is_there {
+            let is_here = |row: &SimpleQueryRow| row.get("place") == Some(shape.place());
+            let is_here = is_one || looked.first().is_some_and(is_here);
+            if !is_here || !is_true(&read, "secured")? {
                 return Ok(None);
             }
-            let rows = read.iter().filter_map(|row| {
-                let row = source::row_as_text(row).transpose()?;
-                Some(row.map(|row| (row.id, row)))
-            });
-            Ok(Some(Shown::Rows(rows.collect::<Result<_, Error>>()?)))
+            let shown = read.first().map(|row| prepared::text(row, "shown"));
+            Ok(Some(Glimpse {
+                shown: shown.transpose()?.flatten().map(str::to_owned),
+                rows: if is_one { looked } else { before },
+            }))
         };
         requests.within(PATIENCE, asking).await
     }
@@ -415,20 +475,17 @@ impl Access {
         };
         let asking = async {
             let client = database.client().await?;
-            let timeout = ("statement_timeout", asking.statement_timeout());
-            let settings = SETTINGS.into_iter().chain([timeout]);
-            let settings = settings
-                .map(|(name, value)| (name.to_owned(), value.to_owned()))
-                .unzip();
+            let timeout = asking.statement_timeout();
+            let settings = format!("{LIMITS}{AS_CALLER}set local statement_timeout = '{timeout}'");
             // Sent together, answered in this order.
             let (begun, acts, server, acting) = futures::join!(
                 client.batch_execute("begin isolation level read committed, read only"),
-                set(&client, &settings),
+                client.batch_execute(&settings),
                 client.query_typed_one(sql!("server"), &[]),
                 client.query_typed_one(shape.acting(), &[]),
             );
             begun?;
-            acts.map_err(no_role)?;
+            acts.map_err(|e| no_role(e.into()))?;
             if column::<&str>(&server?, "place")? != shape.place() {
                 return Err(Error::Pool(format!(
                     "{} leads to another server than the worker's own connection, or the server has just been restarted",
@@ -461,27 +518,6 @@ impl Access {
     }
 }
 
-/// Sends all of a transaction at once, and what is asked after it.
-async fn send_glance(
-    client: &Client,
-    prepare: &str,
-    settings: &(Vec<String>, Vec<String>),
-    execute: &str,
-) -> Result<Vec<SimpleQueryMessage>, Error> {
-    let rest = format!("{prepare}{execute} rollback; {}", sql!("acted"));
-    let (begun, acts, read) = futures::join!(
-        client.batch_execute("begin isolation level read committed, read only"),
-        set(client, settings),
-        client.simple_query(&rest),
-    );
-    begun?;
-    match (acts, read) {
-        // Else it is only said that the transaction has failed.
-        (Err(e), _) => Err(e),
-        (Ok(()), read) => Ok(read?),
-    }
-}
-
 /// Sends one question, behind a savepoint, so that neither its identity nor its error reaches the next.
 async fn read_as(
     client: &Client,
@@ -492,7 +528,7 @@ async fn read_as(
     let settings = identity.settings();
     let (begun, became, read, ended) = futures::join!(
         client.batch_execute("savepoint asked"),
-        set(client, &settings),
+        client.batch_execute(&settings),
         client.query_typed(statement, params),
         client.batch_execute("rollback to savepoint asked"),
     );
@@ -500,18 +536,6 @@ async fn read_as(
     became?;
     ended?;
     Ok(read?)
-}
-
-/// Names and values.
-async fn set(client: &Client, settings: &(Vec<String>, Vec<String>)) -> Result<(), Error> {
-    let (names, values) = settings;
-    client
-        .query_typed(
-            sql!("act_as"),
-            &[(names, Type::TEXT_ARRAY), (values, Type::TEXT_ARRAY)],
-        )
-        .await?;
-    Ok(())
 }
 
 /// Whether the only row of a statement says so.

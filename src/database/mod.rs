@@ -13,7 +13,7 @@ use std::time::Duration;
 use deadpool_postgres::{Manager, ManagerConfig, Pool, PoolError, RecyclingMethod, Timeouts};
 pub use tokio_postgres::IsolationLevel;
 use tokio_postgres::error::{DbError, SqlState};
-use tokio_postgres::{Row, SimpleQueryMessage, SimpleQueryRow, types};
+use tokio_postgres::{Config, Row, SimpleQueryMessage, SimpleQueryRow, types};
 
 use crate::metrics::Connections;
 
@@ -79,6 +79,8 @@ const AT_ONCE: &str = "set transaction isolation level read committed, read writ
 pub struct Database {
     pool: Pool,
     pub(crate) keeping: Arc<Keeping>,
+    /// Where its connections lead, and as whom.
+    login: Arc<Config>,
 }
 
 impl Database {
@@ -108,7 +110,13 @@ impl Database {
         Self {
             pool,
             keeping: Arc::default(),
+            login: Arc::new(url.named("").config().clone()),
         }
+    }
+
+    /// Whether both lead to the same place, as the same role.
+    pub fn has_login_of(&self, other: &Self) -> bool {
+        self.login == other.login
     }
 
     /// A connection of the pool's.

@@ -27,8 +27,12 @@ impl Prepared {
         (types, statement).hash(&mut hasher);
         let name = format!("agent_sync_{:016x}", hasher.finish());
         let statement = statement.trim_end().trim_end_matches(';');
+        let types = match types {
+            "" => String::new(),
+            types => format!("({types})"),
+        };
         Self {
-            prepare: format!("prepare {name} ({types}) as {statement};\n"),
+            prepare: format!("prepare {name} {types} as {statement};\n"),
             name,
         }
     }
@@ -40,8 +44,35 @@ impl Prepared {
 
     /// What runs it. `arguments`: literals.
     pub fn execute(&self, arguments: &str) -> String {
-        format!("execute {} ({arguments});", self.name)
+        match arguments {
+            "" => format!("execute {};", self.name),
+            arguments => format!("execute {} ({arguments});", self.name),
+        }
     }
+
+    /// Whether it is this one that an error is about. However the server puts it, it names it.
+    pub fn is_named_in(&self, error: &Error) -> bool {
+        match error {
+            Error::Postgres(e) => e
+                .as_db_error()
+                .is_some_and(|e| e.message().contains(&self.name)),
+            _ => false,
+        }
+    }
+}
+
+/// A text as a literal, whatever is in it and whatever the server makes of backslashes elsewhere. (But for a NUL, which cannot be sent.)
+pub fn literal(text: &str) -> String {
+    let mut literal = String::with_capacity(text.len() + 3);
+    literal.push_str("E'");
+    for character in text.chars() {
+        if matches!(character, '\'' | '\\') {
+            literal.push(character);
+        }
+        literal.push(character);
+    }
+    literal.push('\'');
+    literal
 }
 
 /// How a pool fares with statements that its sessions keep.
@@ -127,19 +158,26 @@ pub fn value<T: std::str::FromStr>(row: &SimpleQueryRow, name: &str) -> Result<O
         .transpose()
 }
 
-/// The same of bytes, which came in hexadecimal.
-pub fn bytes(row: &SimpleQueryRow, name: &str) -> Result<Option<Vec<u8>>, Error> {
-    let pair = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
-    let text = text(row, name)?;
-    text.map(|text| {
-        let bytes: Option<Vec<u8>> = text.as_bytes().chunks(2).map(pair).collect();
-        bytes.ok_or_else(|| unexpected(name))
-    })
-    .transpose()
-}
-
 pub fn unexpected(column: &str) -> Error {
     Error::Setup(format!(
         "the database says something unexpected in column {column}"
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_literal_ends_where_the_text_does() {
+        for (text, expected) in [
+            ("", r"E''"),
+            ("plain", r"E'plain'"),
+            ("it's", r"E'it''s'"),
+            (r"\'", r"E'\\'''"),
+            (r"a\", r"E'a\\'"),
+        ] {
+            assert_eq!(literal(text), expected);
+        }
+    }
 }

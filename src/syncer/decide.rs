@@ -204,7 +204,8 @@ impl Syncer {
         let claim = entrance.claim();
         let observed = &seen.observed;
         let is_pass = matches!(entrance, Entrance::Pass);
-        let mut work = Work::new(claim, self.guard.counts()).of_sources(&seen.sources, is_pass);
+        let mut work = Work::new(claim, self.guard.counts())
+            .of_sources(&seen.sources, is_pass || claim.is_some());
         let (mut planned, mut unplanned) = (Vec::new(), Vec::new());
         for (agent, active) in &seen.contents {
             match active {

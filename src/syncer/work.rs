@@ -29,7 +29,7 @@ pub struct Work<'a> {
     written: Vec<Written>,
     /// What the agents at hand said, where that was asked for.
     sources: Option<&'a HashMap<AgentId, Vec<u8>>>,
-    /// Whether it is noted by what the next pass sees that there is nothing to do.
+    /// Whether it is noted by what the next pass, or glance, sees that there is nothing to do.
     marks: bool,
     marked: Vec<Marked>,
     /// As they should be, though the ledger says that they failed.
@@ -83,7 +83,7 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// The same, given what the agents said. `marks`: a pass, which comes again.
+    /// The same, given what the agents said. `marks`: a pass or a request, which come again.
     pub fn of_sources(self, sources: &'a HashMap<AgentId, Vec<u8>>, marks: bool) -> Self {
         Self {
             sources: Some(sources),
@@ -126,7 +126,7 @@ impl<'a> Work<'a> {
                 Step::HandOver => How::HandOver,
                 Step::Adopt => How::Adopt,
                 Step::Keep { settle } => {
-                    if self.marks && id == agent.canonical() && assistant.owner == SYSTEM {
+                    if self.marks {
                         self.marked.extend(self.mark(agent, id, observed));
                     }
                     self.stands(agent, id, assistant.owner);
