@@ -54,6 +54,8 @@ pub struct Arguments {
     agents: Option<u32>,
     /// Less of everything: to see that it works, not to believe the figures.
     pub quick: bool,
+    /// How costs grow, instead of what they are.
+    pub growth: bool,
     /// Tells more than the figures.
     pub verbose: bool,
 }
@@ -65,6 +67,7 @@ impl Arguments {
         Self {
             agents: arguments.iter().find_map(|argument| argument.parse().ok()),
             quick: is_given("--quick"),
+            growth: is_given("--growth"),
             verbose: is_given("--verbose"),
         }
     }
