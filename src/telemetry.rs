@@ -19,17 +19,27 @@ pub fn init(log: &Log) {
     let filter: Targets = filter
         .parse()
         .unwrap_or_else(|_| Targets::new().with_default(Level::INFO));
+    // It says what it sends at these levels: agents, and callers' claims. No filter asks for that.
+    let silent = Targets::new()
+        .with_default(Level::TRACE)
+        .with_target("tokio_postgres", Level::INFO);
     let builder = tracing_subscriber::fmt()
         .with_max_level(Level::TRACE)
         .with_writer(|| Lines)
         .with_ansi(std::io::stderr().is_terminal());
     let started = match log.format {
-        LogFormat::Text => builder.with_target(false).finish().with(filter).try_init(),
+        LogFormat::Text => builder
+            .with_target(false)
+            .finish()
+            .with(filter)
+            .with(silent)
+            .try_init(),
         LogFormat::Json => builder
             .json()
             .flatten_event(true)
             .finish()
             .with(filter)
+            .with(silent)
             .try_init(),
     };
     if started.is_ok() {
