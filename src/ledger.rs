@@ -6,7 +6,7 @@ use tokio_postgres::Transaction;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
-use crate::database::{Error, Param, column};
+use crate::database::{Error, Param, Session, column};
 use crate::ids::{AgentId, AssistantId};
 use crate::plan::{Entry, RowVersion, State};
 use crate::sql;
@@ -56,12 +56,12 @@ pub struct Failure {
 
 /// The entries of these agents, and those under these assistants' ids, whosever they are.
 pub async fn read(
-    tx: &Transaction<'_>,
+    session: Session<'_>,
     agents: &[AgentId],
     assistants: &[AssistantId],
 ) -> Result<HashMap<AssistantId, Entry>, Error> {
-    let rows = tx
-        .query_typed(
+    let rows = session
+        .query(
             sql!("ledger_read"),
             &[(&agents, Type::UUID_ARRAY), (&assistants, Type::UUID_ARRAY)],
         )
@@ -86,7 +86,7 @@ pub async fn read(
 }
 
 /// These were just written.
-pub async fn synced(tx: &Transaction<'_>, written: &[Written]) -> Result<(), Error> {
+pub async fn synced(session: Session<'_>, written: &[Written]) -> Result<(), Error> {
     let sources: Vec<_> = written.iter().map(|w| w.source_hash.as_deref()).collect();
     let (xmins, ctids) = parted(written.iter().map(|w| w.row_version.as_ref()));
     let marks: [Param<'_>; 3] = [
@@ -94,12 +94,12 @@ pub async fn synced(tx: &Transaction<'_>, written: &[Written]) -> Result<(), Err
         (&xmins, Type::TEXT_ARRAY),
         (&ctids, Type::TEXT_ARRAY),
     ];
-    enter(tx, sql!("ledger_synced"), written, &marks).await
+    enter(session, sql!("ledger_synced"), written, &marks).await
 }
 
 /// These are about to be written, and may be ours already, or not: an empty content hash leaves that open.
 pub async fn intended(tx: &Transaction<'_>, written: &[Written]) -> Result<(), Error> {
-    enter(tx, sql!("ledger_intended"), written, &[]).await
+    enter(tx.into(), sql!("ledger_intended"), written, &[]).await
 }
 
 /// These are as they were left, and as they should be.
@@ -139,7 +139,7 @@ fn parted<'a>(
 
 /// `more`: parameters after those that all such statements have.
 async fn enter(
-    tx: &Transaction<'_>,
+    session: Session<'_>,
     statement: &str,
     written: &[Written],
     more: &[Param<'_>],
@@ -162,7 +162,7 @@ async fn enter(
         (&row_hashes, Type::BYTEA_ARRAY),
     ];
     params.extend_from_slice(more);
-    tx.execute_typed(statement, &params).await?;
+    session.query(statement, &params).await?;
     Ok(())
 }
 

@@ -12,7 +12,7 @@ use tokio_postgres::types::Type;
 use tracing::warn;
 use uuid::Uuid;
 
-use crate::database::{Error, Param, column};
+use crate::database::{Error, Param, Session, column};
 use crate::ids::AgentId;
 use crate::source::Shape;
 use crate::sql;
@@ -153,11 +153,11 @@ pub async fn claim(
 
 /// The changes of these agents were dealt with. Only what was claimed goes: what came in since was not read.
 pub async fn settle(
-    tx: &Transaction<'_>,
+    session: Session<'_>,
     claimed: &Claimed,
     is_done: impl Fn(AgentId) -> bool,
 ) -> Result<(), Error> {
-    delete(tx, &claimed.rows(is_done)).await
+    delete(session, &claimed.rows(is_done)).await
 }
 
 /// Takes pending retries of these agents out.
@@ -285,12 +285,13 @@ pub async fn spread(tx: &Transaction<'_>, shape: &Shape) -> Result<bool, Error> 
             tx.execute_typed(statement, &params).await?;
         }
     }
-    delete(tx, &ids).await?;
+    delete(tx.into(), &ids).await?;
     Ok(true)
 }
 
-async fn delete(tx: &Transaction<'_>, ids: &[i64]) -> Result<(), Error> {
-    tx.execute_typed(sql!("delete_claimed"), &[(&ids, Type::INT8_ARRAY)])
+async fn delete(session: Session<'_>, ids: &[i64]) -> Result<(), Error> {
+    session
+        .query(sql!("delete_claimed"), &[(&ids, Type::INT8_ARRAY)])
         .await?;
     Ok(())
 }

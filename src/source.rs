@@ -15,7 +15,7 @@ use crate::access::Identity;
 use crate::agent::{HEAD, LARGEST, Row};
 use crate::config::Authorize;
 use crate::database::prepared::Prepared;
-use crate::database::{Error, Param, column};
+use crate::database::{Error, Param, Session, column};
 use crate::ids::AgentId;
 use crate::pass::Extent;
 use crate::scope::Scope;
@@ -438,14 +438,12 @@ impl Shape {
     /// The same, and of each agent a hash of all that the mapping reads, and of what it goes by besides.
     pub async fn look(
         &self,
-        tx: &Transaction<'_>,
+        session: Session<'_>,
         agents: &[AgentId],
         basis: &str,
     ) -> Result<(HashMap<AgentId, Row>, HashMap<AgentId, Vec<u8>>), Error> {
         let params: [Param<'_>; 2] = [(&agents, Type::UUID_ARRAY), (&basis, Type::TEXT)];
-        let records = tx
-            .query_typed(&self.tables.statements.look, &params)
-            .await?;
+        let records = session.query(&self.tables.statements.look, &params).await?;
         let mut rows = HashMap::with_capacity(records.len());
         let mut sources = HashMap::with_capacity(records.len());
         for record in &records {

@@ -503,7 +503,7 @@ async fn written(tx: &tokio_postgres::Transaction<'_>, agent: Uuid, how: How) ->
         foreign: None,
     };
     let id = write.assistant.id;
-    Target::Table(tx)
+    Target::Table(tx.into())
         .write(&[write], &HashMap::new())
         .await
         .expect("no wait")
@@ -549,7 +549,10 @@ async fn rows_that_others_hold_are_passed_over_not_waited_for() {
         .expect("no wait");
     assert_eq!(left.len(), 1, "the write-back is to be tried again");
     let id = agent_sync::ids::AssistantId(agent);
-    let deleted = Target::Table(&tx).delete(&[id]).await.expect("no wait");
+    let deleted = Target::Table((&*tx).into())
+        .delete(&[id])
+        .await
+        .expect("no wait");
     assert!(!deleted.is_done(id));
     assert!(!written(&tx, agent, How::Update).await);
     outbox::clear_retries(&tx, &[agent_sync::ids::AgentId(agent)])

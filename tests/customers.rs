@@ -33,7 +33,7 @@ enum Leaves {
 }
 
 /// A sync, statement by statement, in the order in which they are sent.
-const SYNC: [Step; 22] = {
+const SYNC: [Step; 17] = {
     const fn after(statement: &'static str, leaves: Leaves) -> Step {
         Step { statement, leaves }
     }
@@ -42,20 +42,17 @@ const SYNC: [Step; 22] = {
         after("START TRANSACTION", Transaction),
         after("set_config('row_security', 'off', true)", Transaction),
         after(sql!("by_any_plan"), Transaction),
-        after(sql!("lock_agents"), Transaction),
+        // It goes out together with `lock_agents`, after it.
         after(sql!("shared_settings"), Transaction),
-        after("SAVEPOINT chunk", Transaction),
-        // It goes out together with `read_agents`, after it.
-        after(sql!("ledger_read"), TablesRead),
+        // With the savepoint, `read_agents` and `ledger_read`.
         after(sql!("assistants_observe"), TablesRead),
         after(sql!("weigh_removals"), TablesRead),
-        after("set local lock_timeout", TablesRead),
+        // With the limit for locks.
         after(sql!("assistants_insert"), TablesRead),
         after(sql!("assistants_update"), TablesRead),
         after(sql!("assistants_delete"), TablesRead),
         after(sql!("ledger_synced"), TablesRead),
         after(sql!("ledger_removed"), TablesRead),
-        after("RELEASE chunk", TablesRead),
         after(sql!("delete_claimed"), TablesRead),
         after("COMMIT\0", Nothing), // to its end: there is `read committed`, too
         after("of each the assistant that stands", Nothing), // `write_back`
@@ -65,14 +62,15 @@ const SYNC: [Step; 22] = {
     ]
 };
 
-/// One that makes an assistant, changes one, removes one, and spreads a tool's change to its agents.
+/// One that makes assistants, changes one, removes one, and spreads a tool's change to its agents: of more agents than a transaction may be
+/// about that uses statements which its session keeps, so that all of them are on the wire in full.
 fn edit(setting: &Setting) -> String {
     let Setting {
         changed, removed, ..
     } = setting;
     format!(
         "begin;
-         insert into public.agents (name, status) values ('new', 'active');
+         insert into public.agents (name, status) select 'new', 'active' from generate_series(1, 7);
          update public.agents set system_prompt = 'edited' where id = '{changed}';
          update public.agents set status = 'disabled' where id = '{removed}';
          update public.mcp_tools set tool_name = 'renamed';

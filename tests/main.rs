@@ -31,6 +31,7 @@ mod http;
 mod image;
 mod in_memory;
 mod installations;
+mod kept;
 mod langgraph;
 mod lazy_sync;
 mod limits;

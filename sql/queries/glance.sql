@@ -1,10 +1,10 @@
 -- $1 uuid: an agent; $2 text: who asks for it; $3 text: what else the mapping goes by. In one snapshot: what all workers share, what the
--- agent says, as a hash (`shown`, glance_as_caller.sql), the ledger's entries that the answer depends on, and of each whether its assistant
+-- agent says, as a hash (`said`, source_said.sql; `shown`, glance_as_caller.sql), the ledger's entries that the answer depends on, and of each whether its assistant
 -- is as it should be, and as the API shows it. Nothing that the mapping reads leaves the server: that it is as it was is told by what the
 -- last sync has noted, as in look_over.sql. (Sent prepared, so all of it comes as text.)
 select (select max(version) from agent_sync.migrations) as version,
   coalesce((select scope from agent_sync.settings), 'none') as scope,
-  a.id, a.organization_id, a.named, a.shown,
+  a.id, a.organization_id, a.named, a.shown, encode(a.said, 'hex') as said,
   l.assistant_id, l.owner, i.in_step,
   s.graph_id, s.name, s.description, s.version as assistant_version, s.config, s.metadata,
   (extract(epoch from s.created_at) * 1000000)::bigint as created_at,

@@ -261,6 +261,12 @@ impl Access {
         Ok(shown.await?.unwrap_or_else(denied))
     }
 
+    /// Whether [`Self::glance`] takes no connection of the worker's own.
+    pub fn is_asked_in_one(&self, worker: &Database) -> bool {
+        let databases = self.databases.as_ref();
+        databases.is_some_and(|databases| databases.requests.has_login_of(worker))
+    }
+
     /// A glance at one agent, as the worker and then as one user, in as little time as possible. `None`: it takes [`Self::ask`] to tell.
     ///
     /// Where users are asked about by the same login as the worker's, all of it is one message. Whatever goes wrong in it, the rest is not
@@ -310,6 +316,9 @@ impl Access {
         };
         let asking = async {
             let client = requests.client().await?;
+            if client.is_new() {
+                prepared::make(&client, statements).await;
+            }
             let mut missing = None;
             let mut tries = statements.len();
             let sent = loop {

@@ -1,5 +1,6 @@
 //! The database: the pool, transactions with their limits, and what an error means.
 
+pub mod kept;
 pub mod migrations;
 pub mod prepared;
 pub mod tls;
@@ -10,7 +11,9 @@ use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::Duration;
 
-use deadpool_postgres::{Manager, ManagerConfig, Pool, PoolError, RecyclingMethod, Timeouts};
+use deadpool_postgres::{
+    Manager, ManagerConfig, Pool, PoolError, QueueMode, RecyclingMethod, Timeouts,
+};
 pub use tokio_postgres::IsolationLevel;
 use tokio_postgres::error::{DbError, SqlState};
 use tokio_postgres::{Config, Row, SimpleQueryMessage, SimpleQueryRow, types};
@@ -18,6 +21,8 @@ use tokio_postgres::{Config, Row, SimpleQueryMessage, SimpleQueryRow, types};
 use crate::metrics::Connections;
 
 pub use deadpool_postgres::{Client, Transaction};
+use kept::Keeper;
+pub use kept::Session;
 use prepared::Keeping;
 pub use tls::Tls;
 pub use url::{DatabaseUrl, UrlError};
@@ -79,6 +84,7 @@ const AT_ONCE: &str = "set transaction isolation level read committed, read writ
 pub struct Database {
     pool: Pool,
     pub(crate) keeping: Arc<Keeping>,
+    pub keeper: Arc<Keeper>,
     /// Where its connections lead, and as whom.
     login: Arc<Config>,
 }
@@ -102,6 +108,8 @@ impl Database {
         };
         let builder = Pool::builder(manager)
             .max_size(size)
+            // The one that was used last has what is needed at hand.
+            .queue_mode(QueueMode::Lifo)
             .runtime(deadpool_postgres::Runtime::Tokio1)
             .timeouts(timeouts);
         let pool = builder
@@ -110,6 +118,7 @@ impl Database {
         Self {
             pool,
             keeping: Arc::default(),
+            keeper: Arc::default(),
             login: Arc::new(url.named("").config().clone()),
         }
     }
@@ -201,6 +210,12 @@ impl Database {
 pub struct Lease(Option<Client>);
 
 impl Lease {
+    /// Whether nobody has had the connection before.
+    pub fn is_new(&self) -> bool {
+        let client = self.0.as_ref();
+        client.is_some_and(|client| Client::metrics(client).recycle_count == 0)
+    }
+
     pub fn give_back(mut self) {
         self.0.take();
     }

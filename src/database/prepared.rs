@@ -8,8 +8,9 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicI64, Ordering};
 
+use futures::future::join_all;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{SimpleQueryMessage, SimpleQueryRow};
+use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
 
 use super::{DEADLINE, Database, Error, LIMITS};
 
@@ -59,6 +60,12 @@ impl Prepared {
             _ => false,
         }
     }
+}
+
+/// Makes statements on a session that is new, before the first message in which one of them is missing: the server's log quotes such a
+/// message, and what a caller claims stands in it. One that is there already, behind a pooler, stays.
+pub async fn make(client: &Client, statements: [&Prepared; 3]) {
+    join_all(statements.map(|statement| client.simple_query(&statement.prepare))).await;
 }
 
 /// A text as a literal, whatever is in it and whatever the server makes of backslashes elsewhere. (But for a NUL, which cannot be sent.)

@@ -98,7 +98,12 @@ pub async fn run(
         (Some(Answer::TooMany), _) => skipped(&format!(
             "the caller has {MOST} assistants of this agent already"
         )),
-        (Some(Answer::Assistant(id)), _) => Ok(Ok(Synced::Assistant(id))),
+        (Some(Answer::Assistant(id)), _) => {
+            Ok(Ok(match syncer.glance_again(agent, &claim).await {
+                Some(answer) => Synced::Answer(answer),
+                None => Synced::Assistant(id),
+            }))
+        }
         (None, _) => skipped(NO_SUCH_AGENT),
     }
 }

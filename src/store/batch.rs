@@ -8,13 +8,12 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
-use tokio_postgres::Transaction;
 
 use super::langgraph::Server;
 use super::memory::Memory;
 use super::table;
 use crate::assistant;
-use crate::database::Error;
+use crate::database::{Error, Session};
 use crate::ids::AssistantId;
 use crate::metrics::StoreCalls;
 use crate::plan::{Existing, RowVersion};
@@ -59,7 +58,7 @@ impl Write<'_> {
 #[derive(Clone, Copy)]
 pub enum Target<'a> {
     /// `langgraph_server.assistants`, in a transaction: what is written stands when that commits.
-    Table(&'a Transaction<'a>),
+    Table(Session<'a>),
     Memory(&'a Memory),
     Server(&'a Server),
 }
@@ -130,7 +129,7 @@ impl Target<'_> {
     /// Which of these assistants exist, whoever made them.
     pub async fn observe(self, ids: &[AssistantId]) -> Result<Sight, Error> {
         let existing = match self {
-            Self::Table(tx) => table::observe(tx, ids).await?,
+            Self::Table(session) => table::observe(session, ids).await?,
             Self::Memory(memory) => memory.observe(ids),
             Self::Server(server) => return server.observe(ids).await,
         };
@@ -145,7 +144,7 @@ impl Target<'_> {
     pub async fn said(self, ids: &[AssistantId]) -> Result<HashMap<AssistantId, Value>, Error> {
         let mut said = HashMap::new();
         match self {
-            Self::Table(tx) => return table::said(tx, ids).await,
+            Self::Table(session) => return table::said(session.tx, ids).await,
             Self::Memory(memory) => {
                 let found = ids.iter().filter_map(|id| Some((*id, memory.get(*id)?)));
                 said.extend(found.map(|(id, found)| (id, found.assistant.to_json())));
@@ -171,7 +170,7 @@ impl Target<'_> {
         existing: &HashMap<AssistantId, Existing>,
     ) -> Result<Answers<Stands>, Error> {
         match self {
-            Self::Table(tx) => table::write(tx, writes).await,
+            Self::Table(session) => table::write(session, writes).await,
             Self::Memory(memory) => Ok(memory.write(writes, OffsetDateTime::now_utc())),
             Self::Server(server) => Ok(server.write(writes, existing).await),
         }
@@ -183,7 +182,7 @@ impl Target<'_> {
     /// Where nothing of it has happened.
     pub async fn delete(self, ids: &[AssistantId]) -> Result<Answers<()>, Error> {
         match self {
-            Self::Table(tx) => table::delete(tx, ids).await,
+            Self::Table(session) => table::delete(session.tx, ids).await,
             Self::Memory(memory) => Ok(memory.delete_all(ids)),
             Self::Server(server) => Ok(server.delete(ids).await),
         }

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::batch::{Answer, Answers, How, Stands, Write};
 use crate::assistant;
-use crate::database::{Error, Param, column};
+use crate::database::{Error, Param, Session, column};
 use crate::ids::AssistantId;
 use crate::plan::{Existing, RowVersion};
 use crate::sql;
@@ -44,12 +44,12 @@ impl<'a> Sent<'a> {
 
 /// Which of these assistants exist, whoever made them.
 pub async fn observe(
-    tx: &Transaction<'_>,
+    session: Session<'_>,
     ids: &[AssistantId],
 ) -> Result<HashMap<AssistantId, Existing>, Error> {
     let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
-    let rows = tx
-        .query_typed(sql!("assistants_observe"), &[(&ids, Type::TEXT_ARRAY)])
+    let rows = session
+        .query(sql!("assistants_observe"), &[(&ids, Type::TEXT_ARRAY)])
         .await?;
     rows.iter()
         .map(|row| {
@@ -108,7 +108,7 @@ pub async fn said(
 }
 
 /// What another session holds, or has made, taken or deleted meanwhile, is missing from the answers.
-pub async fn write(tx: &Transaction<'_>, writes: &[Write<'_>]) -> Result<Answers<Stands>, Error> {
+pub async fn write(session: Session<'_>, writes: &[Write<'_>]) -> Result<Answers<Stands>, Error> {
     let mut written = Answers::default();
     for insert in [true, false] {
         let (mut batch, mut bytes) = (Vec::new(), 0);
@@ -118,19 +118,19 @@ pub async fn write(tx: &Transaction<'_>, writes: &[Write<'_>]) -> Result<Answers
             }
             let next = Sent::of(write);
             if bytes + next.bytes() > AT_ONCE {
-                send(tx, insert, &std::mem::take(&mut batch), &mut written).await?;
+                send(session, insert, &std::mem::take(&mut batch), &mut written).await?;
                 bytes = 0;
             }
             bytes += next.bytes();
             batch.push(next);
         }
-        send(tx, insert, &batch, &mut written).await?;
+        send(session, insert, &batch, &mut written).await?;
     }
     Ok(written)
 }
 
 async fn send(
-    tx: &Transaction<'_>,
+    session: Session<'_>,
     insert: bool,
     batch: &[Sent<'_>],
     written: &mut Answers<Stands>,
@@ -165,7 +165,7 @@ async fn send(
         ]);
         sql!("assistants_update")
     };
-    for row in tx.query_typed(statement, &params).await? {
+    for row in session.query(statement, &params).await? {
         let stands = Stands {
             row_hash: column(&row, "row_hash")?,
             row_version: row_version(&row)?,

@@ -171,7 +171,7 @@ impl Syncer {
         let recording = async {
             let mut client = self.database.client().await?;
             let tx = begin(&mut client).await?;
-            let retries = work.record(&tx).await?;
+            let retries = work.record((&*tx).into()).await?;
             tx.commit().await?;
             client.give_back();
             Ok(retries)
@@ -224,7 +224,7 @@ impl Syncer {
                 let mut client = self.database.client().await?;
                 let tx = begin(&mut client).await?;
                 if let Some(claimed) = origin.claimed {
-                    outbox::settle(&tx, claimed, |agent| done.contains(&agent)).await?;
+                    outbox::settle((&*tx).into(), claimed, |agent| done.contains(&agent)).await?;
                 }
                 lease.give_back(&tx).await?;
                 tx.commit().await?;
@@ -275,7 +275,7 @@ impl Syncer {
             let mut client = self.database.client().await?;
             let tx = begin(&mut client).await?;
             let ids = decide::ids(&lease.agents, entrance.claim());
-            let entries = ledger::read(&tx, &lease.agents, &ids).await?;
+            let entries = ledger::read((&*tx).into(), &lease.agents, &ids).await?;
             tx.commit().await?;
             client.give_back();
             Ok(entries)
@@ -407,7 +407,9 @@ impl Syncer {
             let shared = shared_scope(tx.client()).await?;
             let records = Records::of(Existence::Known(existing));
             let claim = entrance.claim();
-            let seen = self.look(&tx, &shape, agents, claim, records).await?;
+            let seen = self
+                .look((&*tx).into(), &shape, agents, claim, records)
+                .await?;
             tx.commit().await?;
             client.give_back();
             Ok((shape, shared, seen))
@@ -434,7 +436,7 @@ impl Syncer {
             let mut client = self.database.client().await?;
             let tx = begin(&mut client).await?;
             lease.renew(&tx, agents).await?;
-            let retries = work.record(&tx).await?;
+            let retries = work.record((&*tx).into()).await?;
             tx.commit().await?;
             client.give_back();
             Ok(retries)

@@ -12,7 +12,7 @@ use crate::access::Verdict;
 use crate::agent::{DecodeError, Head, Row};
 use crate::assistant::{self, Content};
 use crate::config::OnRemove;
-use crate::database::Error;
+use crate::database::{Error, Session};
 use crate::ids::{AgentId, AssistantId};
 use crate::ledger;
 use crate::plan::{self, Answer, Claim, Existing, Observed, Planned};
@@ -28,9 +28,9 @@ struct Active {
 
 /// What was read about some agents.
 pub(super) struct Seen {
-    rows: HashMap<AgentId, Row>,
+    pub rows: HashMap<AgentId, Row>,
     /// What each of them says, as a hash ([`Shape::look`]).
-    sources: HashMap<AgentId, Vec<u8>>,
+    pub sources: HashMap<AgentId, Vec<u8>>,
     contents: Vec<(AgentId, Result<Option<Active>, DecodeError>)>,
     pub observed: Observed,
     /// The claim names an id that is another agent's.
@@ -86,17 +86,25 @@ pub(super) fn ids(agents: &[AgentId], claim: Option<&Claim>) -> Vec<AssistantId>
 
 /// The ledger's entries of these agents and under these ids; and which of all those assistants exist.
 pub(super) async fn observe(
-    tx: &Transaction<'_>,
+    session: Session<'_>,
     agents: &[AgentId],
     ids: &[AssistantId],
     records: Records<'_>,
 ) -> Result<Observed, Error> {
-    let entries = match records.has_ledger {
-        true => ledger::read(tx, agents, ids).await?,
-        false => HashMap::new(),
+    let entries = async {
+        match records.has_ledger {
+            true => ledger::read(session, agents, ids).await,
+            false => Ok(HashMap::new()),
+        }
     };
-    let ids: Vec<_> = ids.iter().chain(entries.keys()).copied().collect();
-    let existing = records.existence.of(&ids).await?;
+    // Sent together, answered in this order.
+    let (entries, existing) = futures::join!(entries, records.existence.of(ids));
+    let (entries, mut existing) = (entries?, existing?);
+    let others = entries.keys().filter(|id| !ids.contains(id));
+    let others: Vec<AssistantId> = others.copied().collect();
+    if !others.is_empty() {
+        existing.extend(records.existence.of(&others).await?);
+    }
     Ok(Observed { entries, existing })
 }
 
@@ -151,7 +159,7 @@ impl Syncer {
     /// Reads agents, and maps the active ones.
     pub(super) async fn look(
         &self,
-        tx: &Transaction<'_>,
+        session: Session<'_>,
         shape: &Shape,
         agents: &[AgentId],
         claim: Option<&Claim>,
@@ -160,15 +168,18 @@ impl Syncer {
         let ids = ids(agents, claim);
         // Sent together, answered in this order.
         let basis = self.basis();
-        let ((rows, sources), mut observed) = futures::try_join!(
-            shape.look(tx, agents, &basis),
-            observe(tx, agents, &ids, records)
-        )?;
+        let (looked, observed) = futures::join!(
+            shape.look(session, agents, &basis),
+            observe(session, agents, &ids, records)
+        );
+        let ((rows, sources), mut observed) = (looked?, observed?);
         let others = observed.alternatives(agents);
         if !others.is_empty() {
-            observed.add(observe(tx, &[], &others, records).await?);
+            observed.add(observe(session, &[], &others, records).await?);
         }
-        let reserved = self.names_another_agent(tx, shape, agents, claim).await?;
+        let reserved = self
+            .names_another_agent(session.tx, shape, agents, claim)
+            .await?;
         let contents = agents
             .iter()
             .map(|agent| {
@@ -244,7 +255,7 @@ impl Syncer {
             });
         let subjects: Vec<Subject<'_>> = written.chain(stays).collect();
         let permissions = self
-            .permissions(tx, shape, &seen.rows, &subjects, observed, entrance)
+            .permissions(tx, shape, seen, &subjects, entrance)
             .await?;
         for subject in &subjects {
             if let Some(verdict) = permissions.refusal(subject.owner, subject.agent) {

@@ -53,6 +53,15 @@ impl Syncer {
         }
     }
 
+    /// The answer, where an agent was synced just now. Nothing of it is news.
+    pub async fn glance_again(&self, agent: AgentId, claim: &Claim) -> Option<String> {
+        match self.look_at(agent, claim).await {
+            Ok(Glance::InStep(answer)) => Some(answer),
+            // It has been edited just then, say.
+            _ => None,
+        }
+    }
+
     async fn look_at(&self, agent: AgentId, claim: &Claim) -> Result<Glance, Error> {
         let Some(shape) = self.source.known_shape() else {
             return Ok(Glance::Unclear);

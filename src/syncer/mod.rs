@@ -38,7 +38,7 @@ pub use glance::Glance;
 pub use look::Overview;
 pub use outcome::{Batch, Outcome, Summary};
 pub use reach::stored_scope;
-use reach::{Reach, is_in_scope, shared_scope};
+use reach::{Reach, is_in_scope, shared};
 pub use release::Released;
 pub use report::Origin;
 use work::Work;
@@ -46,7 +46,7 @@ use work::Work;
 use crate::access::Access;
 use crate::activity::Activity;
 use crate::config::Settings;
-use crate::database::{Client, Database, Error, Fault, begin};
+use crate::database::{Client, Database, Error, Fault, Param, Session, begin};
 use crate::doorbell::Doorbell;
 use crate::ids::AgentId;
 use crate::metrics::{Connections, Metrics, StoreCalls};
@@ -62,6 +62,9 @@ use crate::write_back::WriteBack;
 
 /// How many lazy syncs run at a time: they may wait for an agent's lock, each with a connection in hand.
 const REQUESTS: usize = 3;
+
+/// Up to how many agents a transaction uses statements that its session keeps.
+const FEW: usize = 8;
 
 #[derive(Debug)]
 pub struct Syncer {
@@ -216,15 +219,32 @@ impl Syncer {
             if let Some(target) = self.beyond() {
                 return self.sync_beyond(target, agents, entrance, origin).await;
             }
-            let mut client = self.database.client().await?;
-            let mut tx = begin(&mut client).await?;
-            let batch = self.sync(&mut tx, agents, entrance).await?;
-            tx.commit().await?;
-            self.committed(&mut client, &batch, origin).await;
-            client.give_back();
-            Ok(batch)
+            let keeper = &self.database.keeper;
+            let kept = !keeper.is_given_up();
+            match self.sync_here(agents, entrance, origin).await {
+                // Once more, without what was not there.
+                Err(_) if kept && keeper.is_given_up() => {
+                    self.sync_here(agents, entrance, origin).await
+                }
+                synced => synced,
+            }
         })
         .await
+    }
+
+    async fn sync_here(
+        &self,
+        agents: &[AgentId],
+        entrance: Entrance<'_>,
+        origin: Origin<'_>,
+    ) -> Result<Batch, Error> {
+        let mut client = self.database.client().await?;
+        let mut tx = begin(&mut client).await?;
+        let batch = self.sync(&mut tx, agents, entrance).await?;
+        tx.commit().await?;
+        self.committed(&mut client, &batch, origin).await;
+        client.give_back();
+        Ok(batch)
     }
 
     /// Syncs the agents of changes that this transaction has claimed, and takes those off the outbox.
@@ -238,7 +258,7 @@ impl Syncer {
         }
         let agents = claimed.agents();
         let batch = self.sync(&mut tx, &agents, Entrance::Change).await?;
-        outbox::settle(&tx, claimed, |_| true).await?;
+        outbox::settle((&*tx).into(), claimed, |_| true).await?;
         tx.commit().await?;
         Ok(batch)
     }
@@ -254,21 +274,34 @@ impl Syncer {
         entrance: Entrance<'_>,
     ) -> Result<Batch, Error> {
         let shape = self.source.shape(tx.client()).await?;
-        tx.query_typed(sql!("lock_agents"), &[(&agents, Type::UUID_ARRAY)])
-            .await?;
+        // Sent together, answered in this order, as much of what follows is.
+        let locking: [Param<'_>; 1] = [(&agents, Type::UUID_ARRAY)];
+        let (locked, shared) = futures::join!(
+            tx.query_typed(sql!("lock_agents"), &locking),
+            shared(tx.client()),
+        );
+        locked?;
+        let (shared, mark) = shared?;
         let reach = Reach {
-            shared: shared_scope(tx.client()).await?,
+            shared,
             own: &self.settings.scope,
+        };
+        let kept = match agents.len() <= FEW {
+            true => self.database.keeper.of(tx, mark.as_deref()).await?,
+            false => None,
         };
 
         let (mut batch, mut failed) = (Batch::default(), Batch::default());
         let mut chunks = vec![agents];
         while let Some(chunk) = chunks.pop() {
-            let savepoint = tx.savepoint("chunk").await?;
-            let attempt = self.attempt(&savepoint, &shape, &reach, chunk, entrance);
+            let session = Session::new(tx, kept.as_deref());
+            let attempt = self.attempt(session, &shape, &reach, chunk, entrance);
             let (stage, error) = match attempt.await {
                 Ok(part) => {
-                    savepoint.commit().await?;
+                    // That of the last one ends with the transaction.
+                    if !chunks.is_empty() {
+                        tx.batch_execute("release savepoint chunk").await?;
+                    }
                     batch.add(part);
                     continue;
                 }
@@ -288,7 +321,8 @@ impl Syncer {
                 }
                 return Err(error);
             }
-            savepoint.rollback().await?;
+            tx.batch_execute("rollback to savepoint chunk; release savepoint chunk")
+                .await?;
             let &[agent] = chunk else {
                 let (left, right) = chunk.split_at(chunk.len() / 2);
                 chunks.extend([right, left]);
@@ -305,7 +339,7 @@ impl Syncer {
                 let in_scope = is_in_scope(tx, &shape, &reach, agent).await?;
                 work.fail(agent, error.to_string(), in_scope);
             }
-            let retries = work.record(tx).await?;
+            let retries = work.record(Session::new(tx, None)).await?;
             failed.add(Batch {
                 outcomes: work.outcomes.into_iter().collect(),
                 retries,
@@ -336,27 +370,39 @@ impl Syncer {
         self.write_back.run(client, &batch.write_back).await;
     }
 
+    /// Behind a savepoint of its own.
     async fn attempt(
         &self,
-        tx: &tokio_postgres::Transaction<'_>,
+        session: Session<'_>,
         shape: &Shape,
         reach: &Reach<'_>,
         agents: &[AgentId],
         entrance: Entrance<'_>,
     ) -> Result<Batch, (Stage, Error)> {
-        let table = self.counted(Target::Table(tx));
+        let tx = session.tx;
+        let table = self.counted(Target::Table(session));
         let records = Records::of(Existence::In(table));
-        let seen = self.look(tx, shape, agents, entrance.claim(), records);
-        let seen = seen.await.map_err(|e| (Stage::Reading, e))?;
+        let (begun, seen) = futures::join!(
+            tx.batch_execute(session.savepoint()),
+            self.look(session, shape, agents, entrance.claim(), records),
+        );
+        begun.map_err(|e| (Stage::Reading, e.into()))?;
+        let seen = seen.map_err(|e| (Stage::Reading, e))?;
         let work = self.decide(tx, shape, reach, &seen, entrance).await;
         let mut work = work.map_err(|e| (Stage::Reading, e))?;
         let writing = async {
             if work.touches_assistants() {
                 // Whoever else writes assistants may hold one for long. Only we wait for that, and not for long.
-                tx.batch_execute("set local lock_timeout = '200ms'").await?;
+                let (set, carried_out) = futures::join!(
+                    tx.batch_execute("set local lock_timeout = '200ms'"),
+                    work.carry_out(table, &seen.observed),
+                );
+                set?;
+                carried_out?;
+            } else {
+                work.carry_out(table, &seen.observed).await?;
             }
-            work.carry_out(table, &seen.observed).await?;
-            work.record(tx).await
+            work.record(session).await
         };
         let retries = writing.await.map_err(|e| (Stage::Writing, e))?;
         Ok(self.batch(work, &seen, retries))

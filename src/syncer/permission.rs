@@ -8,18 +8,24 @@ use tokio_postgres::Transaction;
 use tracing::warn;
 use uuid::Uuid;
 
+use super::decide::Seen;
 use super::{Entrance, Syncer};
-use crate::access::{For, Identity, Question, Shown, Verdict};
+use crate::access::{Arguments, For, Glimpse, Identity, Question, Shown, Verdict};
 use crate::agent::{Agent, Row};
 use crate::assistant::{Assistant, Content};
+use crate::database::prepared::text;
 use crate::database::{DEADLINE, Error, Fault, begin};
 use crate::ids::{AgentId, AssistantId, SYSTEM};
-use crate::plan::{Entry, Observed, Planned};
+use crate::plan::{Claim, Entry, Planned};
 use crate::source::Shape;
 use crate::store::Synced;
 
 /// How often agents are read that are edited just then.
 const ATTEMPTS: usize = 4;
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
 
 /// Why a user may not have an agent that is shown in part, or otherwise than it is.
 const PARTLY: &str = "the database does not show its user all of it";
@@ -97,11 +103,11 @@ impl Syncer {
         &self,
         tx: &Transaction<'_>,
         shape: &Shape,
-        rows: &HashMap<AgentId, Row>,
+        seen: &Seen,
         subjects: &[Subject<'_>],
-        observed: &Observed,
         entrance: Entrance<'_>,
     ) -> Result<Permissions, Error> {
+        let (rows, observed) = (&seen.rows, &seen.observed);
         let mut permissions = Permissions::default();
         if self.access.is_open() {
             return Ok(permissions);
@@ -137,6 +143,12 @@ impl Syncer {
         let (mut questions, mut owners, mut absent) = (Vec::new(), Vec::new(), Vec::new());
         for (owner, agents) in asked {
             let claimant = claim.filter(|claim| claim.owner == owner);
+            if let (Some(claim), &[agent]) = (claimant, agents.as_slice())
+                && let Some(verdict) = self.verdict_at_a_glance(shape, claim, agent, seen).await
+            {
+                permissions.of(owner).insert(agent, verdict);
+                continue;
+            }
             match (
                 claimant.and_then(|claim| claim.identity.clone()),
                 Uuid::try_parse(owner),
@@ -178,6 +190,34 @@ impl Syncer {
             permissions.settle(|agent| now.get(&agent) == rows.get(&agent));
         }
         Ok(permissions)
+    }
+
+    /// Whether the claimant may have the agent just as it was read, where one look is enough to tell.
+    async fn verdict_at_a_glance(
+        &self,
+        shape: &Shape,
+        claim: &Claim,
+        agent: AgentId,
+        seen: &Seen,
+    ) -> Option<Verdict> {
+        if !self.access.is_asked_in_one(&self.database) {
+            return None;
+        }
+        let arguments = Arguments {
+            agent,
+            owner: &claim.owner,
+            basis: &self.basis(),
+        };
+        let identity = claim.identity.as_ref()?;
+        let glance = self
+            .access
+            .glance(&self.database, shape, identity, &arguments);
+        let Glimpse { rows, shown } = glance.await.ok()??;
+        let row = rows.first()?;
+        let said = text(row, "said").ok()??;
+        let is_as_read = said == hex(seen.sources.get(&agent)?);
+        let is_shown = shown.is_some() && text(row, "shown").ok()? == shown.as_deref();
+        (is_as_read && is_shown).then_some(Verdict::Granted)
     }
 
     /// One answer a question, whatever happens: whoever cannot be asked about must not hold up the others.

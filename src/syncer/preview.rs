@@ -101,13 +101,15 @@ impl Syncer {
             };
             let existence = match &existing {
                 Some(existing) => Existence::Known(existing),
-                None => Existence::In(self.counted(Target::Table(&tx))),
+                None => Existence::In(self.counted(Target::Table((&*tx).into()))),
             };
             let records = Records {
                 existence,
                 has_ledger: footing.has_schema,
             };
-            let seen = self.look(&tx, &shape, &agents, None, records).await?;
+            let seen = self
+                .look((&*tx).into(), &shape, &agents, None, records)
+                .await?;
             tx.commit().await?;
             client.give_back();
             Ok((shape, shared, seen))
@@ -201,7 +203,7 @@ impl Syncer {
             let mut client = self.database.client().await?;
             let tx = begin_reading(&mut client, IsolationLevel::RepeatableRead).await?;
             let entries = match footing.has_schema {
-                true => ledger::read(&tx, agents, &decide::ids(agents, None)).await?,
+                true => ledger::read((&*tx).into(), agents, &decide::ids(agents, None)).await?,
                 false => HashMap::new(),
             };
             tx.commit().await?;
@@ -259,7 +261,7 @@ impl Syncer {
         self.step(async {
             let mut client = self.database.client().await?;
             let tx = begin_reading(&mut client, IsolationLevel::RepeatableRead).await?;
-            let said = Target::Table(&tx).said(ids).await?;
+            let said = Target::Table((&*tx).into()).said(ids).await?;
             tx.commit().await?;
             client.give_back();
             Ok(said)

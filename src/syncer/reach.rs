@@ -40,12 +40,19 @@ pub async fn stored_scope(client: &tokio_postgres::Client) -> Result<Option<Scop
 /// The scope to go by, as long as the schema is one that this worker knows: a newer worker, which has migrated it, may
 /// keep rules that this one would break.
 pub(super) async fn shared_scope(client: &tokio_postgres::Client) -> Result<Scope, Error> {
+    Ok(shared(client).await?.0)
+}
+
+/// The same, and the mark of the session ([`crate::database::kept`]).
+pub(super) async fn shared(
+    client: &tokio_postgres::Client,
+) -> Result<(Scope, Option<String>), Error> {
     let row = client.query_typed_one(sql!("shared_settings"), &[]).await?;
     let version = column(&row, "version")?;
     if version > migrations::LATEST {
         return Err(Error::Newer(version));
     }
-    scope(&row)
+    Ok((scope(&row)?, column(&row, "mark")?))
 }
 
 fn scope(row: &Row) -> Result<Scope, Error> {

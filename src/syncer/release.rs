@@ -28,7 +28,7 @@ impl Syncer {
         let reading = async {
             let mut client = self.database.client().await?;
             let tx = begin(&mut client).await?;
-            let mut entries = ledger::read(&tx, &[], &[assistant]).await?;
+            let mut entries = ledger::read((&*tx).into(), &[], &[assistant]).await?;
             tx.commit().await?;
             client.give_back();
             let entry = entries.remove(&assistant).filter(Entry::may_stand);
@@ -60,7 +60,7 @@ impl Syncer {
                 return Ok(Released::NotTheirs);
             }
             if !self
-                .counted(Target::Table(&tx))
+                .counted(Target::Table((&*tx).into()))
                 .delete(&[assistant])
                 .await?
                 .is_done(assistant)
@@ -122,7 +122,7 @@ async fn is_theirs(
     assistant: AssistantId,
     owner: &str,
 ) -> Result<bool, Error> {
-    let entries = ledger::read(tx, &[], &[assistant]).await?;
+    let entries = ledger::read(tx.into(), &[], &[assistant]).await?;
     Ok(entries.get(&assistant).is_some_and(|entry| {
         entry.agent_id == agent && entry.owner == owner && entry.content_hash.is_some()
     }))

@@ -10,7 +10,7 @@ use tracing::{info, warn};
 use super::outcome::Outcome;
 use super::permission::Subject;
 use crate::access::Verdict;
-use crate::database::Error;
+use crate::database::{Error, Session};
 use crate::ids::{AgentId, AssistantId, SYSTEM};
 use crate::ledger::{self, Conflict, Failure, Marked, Written};
 use crate::outbox;
@@ -471,8 +471,9 @@ impl<'a> Work<'a> {
     }
 
     /// Writes the ledger. Returns whether something was put back into the outbox.
-    pub async fn record(&mut self, tx: &Transaction<'_>) -> Result<bool, Error> {
-        ledger::synced(tx, &self.written).await?;
+    pub async fn record(&mut self, session: Session<'_>) -> Result<bool, Error> {
+        let tx = session.tx;
+        ledger::synced(session, &self.written).await?;
         ledger::settled(tx, &self.settled).await?;
         ledger::marked(tx, &self.marked).await?;
         if let Some(objection) = self.objection {

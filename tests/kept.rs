@@ -1,0 +1,131 @@
+//! Statements that sessions keep: used on the session on which they were made, and nowhere else.
+
+use std::collections::BTreeSet;
+
+use agent_sync::access::Access;
+use agent_sync::config::Settings;
+use agent_sync::database::{Database, Fault, Session, begin, column};
+use agent_sync::ids::AgentId;
+use agent_sync::plan::{Claim, IfExists};
+use agent_sync::syncer::{Entrance, Syncer};
+use serde_json::Map;
+use tokio_postgres::types::Type;
+use uuid::Uuid;
+
+use crate::support::{TestDatabase, TestWorker};
+
+/// Asks for one more than this in a transaction of its own. Returns the answer, and whether it was one that keeps statements.
+async fn next(db: &Database, n: i32) -> Result<(i32, bool), agent_sync::database::Error> {
+    let mut client = db.client().await?;
+    let tx = begin(&mut client).await?;
+    let marked = "select current_setting('agent_sync.session', true) as mark";
+    let marked = tx.query_typed_one(marked, &[]).await?;
+    let mark: Option<String> = column(&marked, "mark")?;
+    let kept = db.keeper.of(&tx, mark.as_deref()).await?;
+    let session = Session::new(&tx, kept.as_deref());
+    let rows = session
+        .query("select $1 + 1 as next", &[(&n, Type::INT4)])
+        .await?;
+    let next = column(&rows[0], "next")?;
+    tx.commit().await?;
+    client.give_back();
+    Ok((next, kept.is_some()))
+}
+
+/// The statements that the pool's only session has by the protocol.
+async fn kept(db: &Database) -> BTreeSet<String> {
+    let client = db.client().await.expect("a connection");
+    let rows = client
+        .query_typed(
+            "select statement from pg_prepared_statements where not from_sql",
+            &[],
+        )
+        .await
+        .expect("asked");
+    client.give_back();
+    rows.iter().map(|row| row.get("statement")).collect()
+}
+
+async fn run(db: &Database, statement: &str) {
+    let client = db.client().await.expect("a connection");
+    client.batch_execute(statement).await.expect(statement);
+    client.give_back();
+}
+
+#[tokio::test]
+async fn a_session_keeps_a_statement_from_its_second_transaction_on() {
+    let db = TestDatabase::new().await;
+    let db = Database::sized(&db.url(), 1);
+    assert_eq!(next(&db, 1).await.expect("asked"), (2, false));
+    assert_eq!(kept(&db).await.len(), 0);
+    for n in 0..3 {
+        assert_eq!(next(&db, n).await.expect("asked"), (n + 1, true));
+        assert_eq!(kept(&db).await.len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_session_that_somebody_else_has_marked_is_not_ours() {
+    let db = TestDatabase::new().await;
+    let db = Database::sized(&db.url(), 1);
+    for _ in 0..2 {
+        next(&db, 1).await.expect("asked");
+    }
+    for theirs in ["set agent_sync.session = 'theirs'", "discard all"] {
+        run(&db, theirs).await;
+        assert_eq!(next(&db, 1).await.expect("asked"), (2, false), "{theirs}");
+        assert_eq!(next(&db, 2).await.expect("asked"), (3, true), "{theirs}");
+    }
+}
+
+#[tokio::test]
+async fn where_a_session_loses_what_it_kept_nothing_is_kept_any_more_and_nobody_is_to_blame() {
+    let db = TestDatabase::new().await;
+    let db = Database::sized(&db.url(), 1);
+    for _ in 0..2 {
+        next(&db, 1).await.expect("asked");
+    }
+    run(&db, "deallocate all").await;
+    let lost = next(&db, 1).await.expect_err("it is gone");
+    assert_eq!(lost.fault(), Fault::Passing, "{lost}");
+    assert!(db.keeper.is_given_up());
+    for n in 0..3 {
+        assert_eq!(next(&db, n).await.expect("asked"), (n + 1, false));
+    }
+}
+
+#[tokio::test]
+async fn who_asks_for_an_agent_does_not_notice_that() {
+    let db = TestDatabase::new().await;
+    TestWorker::start(&db, &[]).await.stop().await;
+    let syncer = Syncer::new(db.pool(), Access::open(), Settings::default());
+    let claim = Claim {
+        owner: Uuid::new_v4().to_string(),
+        identity: None,
+        assistant_id: None,
+        if_exists: IfExists::Raise,
+        metadata: Map::new(),
+    };
+    for n in 0..10 {
+        let agent = AgentId(db.agent("a").await);
+        let synced = syncer
+            .sync_now(&[agent], Entrance::Request(&claim))
+            .await
+            .expect("synced");
+        assert_eq!(synced.outcomes.len(), 1, "{n}");
+        if n == 5 {
+            let mut clients = Vec::new();
+            while clients.len() < 6 {
+                let client = syncer.database.client().await.expect("a connection");
+                client.batch_execute("deallocate all").await.expect("done");
+                clients.push(client);
+            }
+            // So that the one that keeps something is the next.
+            clients
+                .into_iter()
+                .rev()
+                .for_each(|client| client.give_back());
+        }
+    }
+    assert!(syncer.database.keeper.is_given_up());
+}
