@@ -10,7 +10,8 @@ select current_setting('max_connections')::bigint - current_setting('superuser_r
   (
     select count(*)
     from pg_catalog.pg_stat_activity as s
-    where s.datid = d.oid and s.application_name in ('agent-sync', 'agent-sync listener', 'agent-sync access')
+    where s.datid = d.oid
+      and s.application_name in ('agent-sync', 'agent-sync listener', 'agent-sync bell', 'agent-sync access', 'agent-sync admin')
   ) as ours
 from pg_catalog.pg_roles as r, pg_catalog.pg_database as d
 where r.rolname = current_user and d.datname = current_database();
