@@ -8,6 +8,11 @@ use agent_sync::config::{Config, Variables, secrets};
 use agent_sync::telemetry;
 use clap::Parser;
 
+/// A worker at rest is to be small, whatever it did before.
+#[cfg(target_arch = "x86_64")]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     let command = match Cli::try_parse() {
         Ok(cli) => cli.command.unwrap_or_default(),

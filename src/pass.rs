@@ -136,6 +136,7 @@ pub async fn sync(
 ) -> Result<(), Error> {
     let mut pages = Pages::of(candidates);
     let mut next = pages.next(syncer).await?;
+    let mut is_all_unchanged = true;
     while let Some(page) = next
         && !shutdown.is_cancelled()
     {
@@ -150,8 +151,12 @@ pub async fn sync(
             sync_page(syncer, &page.due, shutdown, &mut told),
             pages.next(syncer)
         );
+        is_all_unchanged &= page.due.is_empty();
         synced?;
         next = looked?;
+    }
+    if !is_all_unchanged {
+        syncer.database.rest();
     }
     Ok(())
 }

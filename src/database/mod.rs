@@ -184,6 +184,11 @@ impl Database {
         }
     }
 
+    /// Closes the connections that nobody uses. Each keeps as much memory as the largest message took that it has carried.
+    pub fn rest(&self) {
+        self.forget_idle();
+    }
+
     fn forget_idle(&self) {
         self.pool.retain(|_, _| false);
     }

@@ -16,8 +16,8 @@ use crate::plan::{Existing, RowVersion};
 use crate::sql;
 
 /// How many bytes of assistants one statement carries, but for one that is larger all by itself. Their contents are in
-/// memory a few times over while it is sent, and the server has a limit for messages.
-const AT_ONCE: usize = 16 << 20;
+/// memory a few times over while it is sent, and a connection keeps as much for the next one.
+const AT_ONCE: usize = 512 << 10;
 
 /// What is sent of a [`Write`].
 struct Sent<'a> {
