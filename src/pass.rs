@@ -136,7 +136,7 @@ pub async fn sync(
 ) -> Result<(), Error> {
     let mut pages = Pages::of(candidates);
     let mut next = pages.next(syncer).await?;
-    let mut is_all_unchanged = true;
+    let mut looked_at = 0;
     while let Some(page) = next
         && !shutdown.is_cancelled()
     {
@@ -151,11 +151,11 @@ pub async fn sync(
             sync_page(syncer, &page.due, shutdown, &mut told),
             pages.next(syncer)
         );
-        is_all_unchanged &= page.due.is_empty();
+        looked_at += page.due.len();
         synced?;
         next = looked?;
     }
-    if !is_all_unchanged {
+    if looked_at > BATCH {
         syncer.database.rest();
     }
     Ok(())
