@@ -242,6 +242,8 @@ async fn attempt(client: &Client, named: &[Named]) -> Result<Vec<(Named, Why)>, 
         let statement = sql!("write_back")
             .replace(":'agents'", &agents)
             .replace(":'assistants'", &assistants);
+        // A crash may take it back: the next pass finds that.
+        let statement = format!("set local synchronous_commit = off; {statement}");
         let rows = at_once(client, &statement).await?;
         left.extend(rows.iter().filter_map(|row| {
             let agent = AgentId(Uuid::try_parse(row.get("id")?).ok()?);

@@ -21,7 +21,7 @@ pub use identity::Identity;
 
 use crate::agent::{Agent, Head, Row};
 use crate::config::{self, Authorize};
-use crate::database::prepared::{self, Prepared, literal};
+use crate::database::prepared::{self, PLANNED, Prepared, literal};
 use crate::database::{Database, DatabaseUrl, Error, Fault, Param, column};
 use crate::ids::AgentId;
 use crate::metrics::Connections;
@@ -52,6 +52,9 @@ const LIMITS: &str = "set local idle_in_transaction_session_timeout = '10s'; set
 
 /// How the login role looks at the tables itself: as in any other transaction of the worker's.
 const AS_WORKER: &str = "set local row_security = off; set local search_path = ''; ";
+
+/// How policies are planned is the application's affair.
+const AS_EVER: &str = "set local plan_cache_mode to default; set local enable_seqscan to default";
 
 /// How it becomes [`ROLE`]. The search path is PostgREST's on Supabase: policies may call functions by their bare names.
 const AS_CALLER: &str = "set local row_security = on; set local search_path = public, extensions; \
@@ -303,7 +306,10 @@ impl Access {
                 format!("{prepare}{}", statement.execute(arguments))
             };
             let look = match is_one {
-                true => format!("{AS_WORKER}{}", run(glance, &arguments.to_string())),
+                true => {
+                    let glance = run(glance, &arguments.to_string());
+                    format!("{AS_WORKER}{PLANNED}{glance} {AS_EVER}")
+                }
                 false => sql!("server").to_owned(),
             };
             format!(

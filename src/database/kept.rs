@@ -14,6 +14,7 @@ use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Row, Statement};
 use uuid::Uuid;
 
+use super::prepared::PLANNED;
 use super::{Error, POOL_SIZE, Param};
 
 /// Of how many connections it is known what they keep.
@@ -119,14 +120,10 @@ impl<'a> Session<'a> {
         Self { tx, kept }
     }
 
-    /// What begins an attempt at something. A plan that is kept is one for whatever may come, and for tables that have grown since.
-    pub fn savepoint(self) -> &'static str {
-        match self.kept {
-            Some(_) => {
-                "set local plan_cache_mode = force_generic_plan; set local enable_seqscan = off; savepoint chunk"
-            }
-            None => "savepoint chunk",
-        }
+    /// What begins an attempt at something.
+    pub fn savepoint(self) -> String {
+        let planned = self.kept.map_or("", |_| PLANNED);
+        format!("{planned}savepoint chunk")
     }
 
     /// Sends a statement at once, whether or not it is kept; so those that are sent together arrive in their order.

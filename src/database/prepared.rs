@@ -62,6 +62,10 @@ impl Prepared {
     }
 }
 
+/// How a statement that is kept is planned: for whatever may come, and for tables that have grown since.
+pub const PLANNED: &str =
+    "set local plan_cache_mode = force_generic_plan; set local enable_seqscan = off; ";
+
 /// Makes statements on a session that is new, before the first message in which one of them is missing: the server's log quotes such a
 /// message, and what a caller claims stands in it. One that is there already, behind a pooler, stays.
 pub async fn make(client: &Client, statements: [&Prepared; 3]) {
@@ -137,11 +141,12 @@ impl Database {
             let client = self.client().await?;
             let begin = "begin isolation level read committed, read only";
             let execute = statement.execute(arguments);
-            let message = format!("{begin}; {LIMITS}; {execute} commit");
+            let message = format!("{begin}; {LIMITS}; {PLANNED}{execute} commit");
             let mut sent = client.simple_query(&message).await.map_err(Error::from);
             if self.keeping.is_missing(&sent) {
                 let prepare = &statement.prepare;
-                let message = format!("rollback; {begin}; {LIMITS}; {prepare}{execute} commit");
+                let message =
+                    format!("rollback; {begin}; {LIMITS}; {PLANNED}{prepare}{execute} commit");
                 sent = client.simple_query(&message).await.map_err(Error::from);
             }
             let mut rows = rows(sent?);

@@ -382,8 +382,9 @@ impl Syncer {
         let tx = session.tx;
         let table = self.counted(Target::Table(session));
         let records = Records::of(Existence::In(table));
+        let savepoint = session.savepoint();
         let (begun, seen) = futures::join!(
-            tx.batch_execute(session.savepoint()),
+            tx.batch_execute(&savepoint),
             self.look(session, shape, agents, entrance.claim(), records),
         );
         begun.map_err(|e| (Stage::Reading, e.into()))?;
