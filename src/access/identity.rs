@@ -41,26 +41,30 @@ impl Identity {
     }
 
     /// What tells a session `request.jwt.claims`, and a setting for each claim as PostgREST before version 9 had it: text as it is, all
-    /// else as JSON. A claim whose name cannot be a setting's had none there either.
+    /// else as JSON. A claim whose name cannot be a setting's had none there either. It answers with one row.
+    ///
+    /// Not with `set`: of that, `pg_stat_statements` keeps the text, one for each caller, and with it what the claims say.
     pub(super) fn settings(&self) -> String {
         let mut settings = String::new();
         let mut set = |name: &str, value: &str| {
             // Text in a setting ends at a NUL, and none can be sent.
             if !value.contains('\0') {
+                let comma = if settings.is_empty() { "" } else { ", " };
                 let value = literal(value);
-                let _ = write!(settings, "set local request.jwt.{name} = {value}; ");
+                let _ = write!(settings, "{comma}('request.jwt.{name}', {value})");
             }
         };
         set("claims", &json!(self.claims).to_string());
         for (name, value) in self.claims.iter().filter(|(name, _)| is_identifier(name)) {
-            // In quotes: it may be a word of SQL's.
-            let name = format!("claim.\"{name}\"");
+            let name = format!("claim.{name}");
             match value.as_str() {
                 Some(text) => set(&name, text),
                 None => set(&name, &value.to_string()),
             }
         }
-        settings
+        format!(
+            "select pg_catalog.count(pg_catalog.set_config(name, value, true)) from (values {settings}) as s (name, value); "
+        )
     }
 }
 
@@ -78,4 +82,23 @@ fn is_identifier(name: &str) -> bool {
         && bytes.all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
         // A longer one would be cut off, and then be another's.
         && name.len() <= LONGEST
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn claims_are_told_in_a_query_whose_text_nobody_keeps() {
+        let claims = json!({"sub": "it's", "app_metadata": {"a": 1}, "no name": 1, "nul": "\0"});
+        let Value::Object(claims) = claims else {
+            unreachable!()
+        };
+        assert_eq!(
+            Identity::verified(Uuid::nil(), claims).settings(),
+            r#"select pg_catalog.count(pg_catalog.set_config(name, value, true)) from (values ('request.jwt.claims', "#.to_owned()
+                + r#"E'{"app_metadata":{"a":1},"no name":1,"nul":"\\u0000","sub":"it''s"}'), ('request.jwt.claim.app_metadata', "#
+                + r#"E'{"a":1}'), ('request.jwt.claim.sub', E'it''s')) as s (name, value); "#
+        );
+    }
 }

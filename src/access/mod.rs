@@ -350,7 +350,7 @@ impl Access {
                 }
                 sent => prepared::rows(sent?),
             };
-            let Ok([looked, read, acted]) = <[_; 3]>::try_from(rows) else {
+            let Ok([looked, _claims, read, acted]) = <[_; 4]>::try_from(rows) else {
                 return Ok(None);
             };
             if is_true(&acted, "clean")? {

@@ -66,7 +66,10 @@ impl Keeper {
             statements: Mutex::default(),
             is_given_up: self.is_given_up.clone(),
         };
-        let marking = format!("set agent_sync.session = '{}'", kept.mark);
+        let marking = format!(
+            "select pg_catalog.set_config('agent_sync.session', '{}', false)",
+            kept.mark
+        );
         tx.batch_execute(&marking).await?;
         let mut connections = self.connections();
         if connections.len() >= MOST {
