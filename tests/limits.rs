@@ -124,7 +124,7 @@ async fn large_assistants_are_written_with_several_statements() {
          create trigger counted after insert or update on langgraph_server.assistants
            for each statement execute function public.count_statement();
          insert into public.agents (name, status, description, system_prompt)
-         select 'a' || n, 'active', repeat('d', 200000), repeat('p', 700000) from generate_series(1, 20) as n",
+         select 'a' || n, 'active', repeat('d', 4000), repeat('p', 45000) from generate_series(1, 20) as n",
     )
     .await;
     let (syncer, agents) = of_all_agents(&db).await;
