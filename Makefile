@@ -21,6 +21,7 @@ advisors: postgres supabase
 # there instead of at 1000.
 soak: postgres pgbouncer
 	SEEDS=$(or $(SEEDS),20) cargo test --test integration -- --ignored --exact faults::soak --nocapture
+	cargo test --test integration -- --ignored --exact bell::model::nor_in_one_that_is_not_so_small
 
 # Looks for bytes that break what src/fuzzing says: each target for SECONDS, one after the other. TARGETS="token url" for some of
 # them. What was found is in fuzz/artifacts. (The host's root certificates are left out: reading them would be most of the time.)

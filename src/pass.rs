@@ -24,9 +24,6 @@ const PROGRESS: Duration = Duration::from_secs(5);
 /// How many agents are looked at with one statement, to find those that have to be looked at one by one. Some hundred milliseconds.
 const PAGE: usize = 20_000;
 
-/// How many batches are at work at a time, each with a connection, which goes back to the pool after each: whoever waits for one is next.
-const TOGETHER: usize = 2;
-
 /// How far a pass goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Extent {
@@ -173,7 +170,10 @@ async fn sync_page(
     let mut at_work = FuturesUnordered::new();
     let mut failed = None;
     loop {
-        while at_work.len() < TOGETHER && failed.is_none() && !shutdown.is_cancelled() {
+        while at_work.len() < syncer.batches_together()
+            && failed.is_none()
+            && !shutdown.is_cancelled()
+        {
             match left.next() {
                 Some(batch) => at_work.push(sync_batch(syncer, batch)),
                 None => break,

@@ -55,12 +55,6 @@ const PARAMETERS: [&str; 3] = ["sampling_params", "temperature", "max_tokens"];
 const NOTHING: &str = "select null::uuid as id, null::uuid as agent_id, null::text as tools, null::text as model, null::bytea as said \
      where false";
 
-/// What a tool says, of those columns that the mapping reads.
-const TOOL_SAID: &str = "sha256(record_send(row(/* tool columns */ t.id::text /* end */)))";
-
-/// The same of a model.
-const MODEL_SAID: &str = "record_send(row(/* model columns */ m.id::text /* end */))";
-
 /// What is asked in a look around: the source tables' columns, and which server has them.
 pub const LOOK: &str = concat!(sql!("source_columns"), "union all\n", sql!("server"));
 
@@ -301,10 +295,14 @@ impl Shape {
                 .collect::<Vec<_>>()
                 .join(", ")
         };
-        let with_columns = |statement: &str| {
-            let statement = replace_part(statement.to_owned(), "agent columns", &columns(0, 'a'));
-            let statement = replace_part(statement, "tool columns", &columns(2, 't'));
-            replace_part(statement, "model columns", &columns(4, 'm'))
+        // What agents, tools and models say of that, as a hash or as bytes.
+        let agent_said = format!("sha256(record_send(row({})))", columns(0, 'a'));
+        let tool_said = format!("sha256(record_send(row({})))", columns(2, 't'));
+        let model_said = format!("record_send(row({}))", columns(4, 'm'));
+        let with_said = |statement: &str| {
+            let statement = replace_part(statement.to_owned(), "agent said", &agent_said);
+            let statement = replace_part(statement, "tool said", &tool_said);
+            replace_part(statement, "model said", &model_said)
         };
         let without = |statement: String, parts: &[(&str, bool, &str)]| {
             let missing = parts.iter().filter(|(_, present, _)| !present);
@@ -313,7 +311,7 @@ impl Shape {
             })
         };
         let look_over = without(
-            with_columns(sql!("look_over")),
+            with_said(sql!("look_over")),
             &[
                 ("tools", has_tools, NOTHING),
                 ("links", has_tools, NOTHING),
@@ -322,7 +320,6 @@ impl Shape {
                 ("named", has("agents", "langgraph_assistant_id"), "true"),
             ],
         );
-        // `said`: what tools, models and agents say.
         let reading = |[tool, model, agent]: [&str; 3]| {
             let read = limited(replace_part(sql!("read_agents").to_owned(), "head", &head));
             let read = replace_part(read, "tool said", tool);
@@ -337,8 +334,7 @@ impl Shape {
                 ],
             )
         };
-        let said = [TOOL_SAID, MODEL_SAID, sql!("source_said")].map(with_columns);
-        let look = reading(said.each_ref().map(String::as_str));
+        let look = reading([&tool_said, &model_said, &with_said(sql!("source_said"))]);
         let read = reading(["null::bytea"; 3]);
         let has_users = has("auth.users", "id") && has("auth.users", "raw_app_meta_data");
         let read_as_caller = as_caller(sql!("read_as_caller"));
@@ -347,9 +343,8 @@ impl Shape {
             let statement = statement.trim_end().trim_end_matches(';');
             statement.replace("any ($1::uuid[])", "$1")
         };
-        let whole_said = replace_part(with_columns(sql!("glance_said")), "tool said", &said[0]);
         let whole_said = without(
-            replace_part(whole_said, "model said", &said[1]),
+            with_said(sql!("glance_said")),
             &[
                 ("tools", has_tools, "null::bytea"),
                 ("model", has_models, "null::bytea"),
@@ -379,7 +374,6 @@ impl Shape {
                 as_caller: Prepared::new("uuid, text", &as_caller),
             }
         };
-        let agent_said = format!("sha256(record_send(row({})))", columns(0, 'a'));
         let agent_as_caller =
             format!("select {agent_said} as shown from public.agents as a where a.id = $1");
         let whole_as_caller = format!("select said as shown from ({}) as r", one(&look));

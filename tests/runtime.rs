@@ -352,9 +352,9 @@ fn median<T: Copy + Ord>(mut of: Vec<T>) -> T {
     of[of.len() / 2]
 }
 
-/// `make bench`: a streamed run's first token, and a small answer, directly and through agent-sync.
+/// `make bench-more`: a streamed run's first token, and a small answer, directly and through agent-sync.
 #[tokio::test]
-#[ignore = "a measurement, see `make bench`"]
+#[ignore = "a measurement, see `make bench-more`"]
 async fn what_passing_through_costs() {
     let (db, server) = (TestDatabase::new().await, LangGraph::shared().await);
     let worker = worker(&db, server).await;

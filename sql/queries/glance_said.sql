@@ -2,7 +2,7 @@
 -- models put together for many.
 sha256(record_send(row(
   $3::text,
-  sha256(record_send(row(/* agent columns */ a.id::text /* end */))),
+  /* agent said */ null::bytea /* end */,
   /* tools */ (
     select string_agg(t.said, '' order by t.said)
     from (

@@ -30,13 +30,13 @@ with page as materialized (
   left join lateral (
     select a.id, /* engine */ a.engine_id /* end */ as engine_id,
       /* named */ a.langgraph_assistant_id::text = a.id::text /* end */ as is_named,
-      case when l.stands then sha256(record_send(row(/* agent columns */ a.id::text /* end */))) end as said
+      case when l.stands then /* agent said */ null::bytea /* end */ end as said
     from public.agents as a
     where a.id = p.id
     offset 0
   ) as a on true
 ), tools as materialized (
-  /* tools */ select t.id, sha256(record_send(row(/* tool columns */ t.id::text /* end */))) as said from public.mcp_tools as t /* end */
+  /* tools */ select t.id, /* tool said */ null::bytea /* end */ as said from public.mcp_tools as t /* end */
 ), linked as materialized (
   /* links */
   select l.agent_id, string_agg(t.said, '' order by t.said) as said
@@ -48,7 +48,7 @@ with page as materialized (
   /* end */
 ), models as materialized (
   /* models */
-  select e.id, record_send(row(/* model columns */ m.id::text /* end */)) as said
+  select e.id, /* model said */ null::bytea /* end */ as said
   from public.global_ai_engines as e
   join public.ai_models as m on m.id = e.language_model_id
   /* end */

@@ -196,7 +196,8 @@ impl Syncer {
         }
     }
 
-    /// How many batches at once, each on a connection of its own: while we work out the one, the server works on the other.
+    /// How many batches at once, each on a connection of its own: while we work out the one, the server works on the other. A LangGraph
+    /// server is asked about several assistants at a time as it is.
     pub fn batches_together(&self) -> usize {
         match self.place.beyond() {
             None => 2,

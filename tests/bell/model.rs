@@ -603,7 +603,7 @@ fn in_no_small_world_does_a_change_lie_there_unseen() {
 }
 
 #[test]
-#[ignore = "takes minutes"]
+#[ignore = "takes minutes: make soak"]
 fn nor_in_one_that_is_not_so_small() {
     is_right(World::<3, 1>::new(4, 3, 3));
     is_right(World::<1, 2>::new(2, 2, 2));
