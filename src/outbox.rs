@@ -88,7 +88,10 @@ pub enum Order<'a> {
     Turns { after: &'a str },
 }
 
-/// Claims up to `limit` changes that are due, of agents that are not to be left for later.
+/// What the transaction of a claim begins with.
+pub const BY_INDEX: &str = sql!("by_index");
+
+/// Claims up to `limit` changes that are due, of agents that are not to be left for later. After [`BY_INDEX`].
 pub async fn claim(
     tx: &Transaction<'_>,
     order: Order<'_>,
@@ -105,13 +108,11 @@ pub async fn claim(
             sql!("claim_in_turns")
         }
     };
-    // All three are sent at once.
-    let (by_index, rows, by_any_plan) = join!(
-        tx.batch_execute(sql!("by_index")),
+    // Sent together.
+    let (rows, by_any_plan) = join!(
         tx.query_typed(statement, &params),
         tx.batch_execute(sql!("by_any_plan")),
     );
-    by_index?;
     let rows = rows?;
     by_any_plan?;
     let turn = match (order, rows.first()) {
@@ -212,11 +213,29 @@ pub async fn schedule(tx: &Transaction<'_>, retries: &[(AgentId, Duration)]) -> 
     Ok(())
 }
 
-/// How long until there may be something to claim.
-pub async fn next_due(client: &tokio_postgres::Client) -> Result<Option<Duration>, Error> {
-    let row = client.query_typed_one(sql!("next_due"), &[]).await?;
+/// What is left in the outbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Left {
+    /// There are changes that name no agent.
+    pub shared: bool,
+    /// There are changes of agents to claim.
+    pub of_agents: bool,
+    /// How long until there may be something to claim. `None`: never, as it is empty.
+    pub due: Option<Duration>,
+}
+
+/// What is left, but for these agents.
+pub async fn left(client: &tokio_postgres::Client, later: &[AgentId]) -> Result<Left, Error> {
+    let later: Vec<String> = later.iter().map(ToString::to_string).collect();
+    let row = client
+        .query_typed_one(sql!("left"), &[(&later, Type::TEXT_ARRAY)])
+        .await?;
     let wait: Option<i64> = column(&row, "wait_ms")?;
-    Ok(wait.map(|ms| Duration::from_millis(ms.try_into().unwrap_or(0))))
+    Ok(Left {
+        shared: column(&row, "shared")?,
+        of_agents: column(&row, "of_agents")?,
+        due: wait.map(|ms| Duration::from_millis(ms.try_into().unwrap_or(0))),
+    })
 }
 
 /// What somebody sees who just looks.
@@ -238,12 +257,6 @@ pub async fn look(client: &tokio_postgres::Client, later: &[AgentId]) -> Result<
         recorded: column(&row, "recorded")?,
         is_pending: column(&row, "is_pending")?,
     })
-}
-
-/// Whether there are changes that name no agent.
-pub async fn shared_pending(client: &tokio_postgres::Client) -> Result<bool, Error> {
-    let row = client.query_typed_one(sql!("shared_pending"), &[]).await?;
-    column(&row, "pending")
 }
 
 /// Replaces changes that name no agent by changes of the agents that they touch. False when there were none.

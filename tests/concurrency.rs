@@ -157,7 +157,7 @@ async fn an_edit_during_the_lazy_sync_that_registers_its_agent_is_not_dropped() 
     let agents = [agent_sync::ids::AgentId(agent)];
     let syncer_of_lazy = syncer(&db);
     syncer_of_lazy
-        .sync(&mut tx, &agents, Entrance::Request(&claim))
+        .sync(&mut tx, None, &agents, Entrance::Request(&claim))
         .await
         .expect("synced");
     db.execute("update public.agents set system_prompt = 'edited'")
@@ -183,7 +183,12 @@ async fn a_sync_in_flight_holds_no_lock_that_an_editor_could_wait_for() {
         .await
         .expect("begun");
     let batch = syncer(&db)
-        .sync(&mut tx, &[agent_sync::ids::AgentId(agent)], Entrance::Pass)
+        .sync(
+            &mut tx,
+            None,
+            &[agent_sync::ids::AgentId(agent)],
+            Entrance::Pass,
+        )
         .await
         .expect("synced");
     assert_eq!(batch.outcomes.len(), 1);

@@ -8,5 +8,5 @@ from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::bytea[], $6::byt
   as w (assistant_id, agent_id, organization_id, owner, content_hash, row_hash)
 on conflict (assistant_id) do update
 set organization_id = excluded.organization_id, owner = excluded.owner, state = 'failed', content_hash = excluded.content_hash,
-  row_hash = excluded.row_hash, error = excluded.error, updated_at = excluded.updated_at
+  row_hash = excluded.row_hash, row_xmin = null, row_ctid = null, error = excluded.error, updated_at = excluded.updated_at
 where l.agent_id = excluded.agent_id and l.content_hash is null;

@@ -10,9 +10,9 @@ use tracing::{error, info};
 
 use super::bursts::Bursts;
 use super::pace::Consequence;
-use crate::database::{Client, DEADLINE, Error, Lease, Transaction, begin};
+use crate::database::{Client, DEADLINE, Error, Lease, Transaction, begin, begin_unlimited, limit};
 use crate::ids::AgentId;
-use crate::outbox::{self, Claimed, Order};
+use crate::outbox::{self, BY_INDEX, Claimed, Order};
 use crate::syncer::{Origin, Syncer};
 
 /// A change this old that a poll finds should have been announced. (An announced one may be older: its transaction was.)
@@ -39,7 +39,7 @@ pub async fn drain(
     bursts.pace.called_off();
     let (mut in_turns, mut turn, mut overdue) = (false, String::new(), 0);
     let mut looked_for_growth = false;
-    loop {
+    let due = loop {
         let order = match in_turns {
             true => Order::Turns { after: &turn },
             false => Order::Age,
@@ -53,15 +53,17 @@ pub async fn drain(
                 clients.push(syncer.database.client().await?);
             }
             let drained = drain_batches(syncer, &mut clients[..together], bursts, order).await?;
-            // After each round, so that edits of agents, however many, never keep a tool's change waiting.
-            let client = &mut clients[0];
-            let spreading = async {
-                Ok(outbox::shared_pending(client).await? && spread(syncer, client).await?)
+            let (client, held) = (&mut clients[0], bursts.held(Instant::now()));
+            let ending = async {
+                let left = outbox::left(client, &held).await?;
+                // After each round, so that edits of agents, however many, never keep a tool's change waiting.
+                let spread = left.shared && spread(syncer, client).await?;
+                Ok((left, spread))
             };
-            Ok((drained, syncer.step(spreading).await?))
+            Ok((drained, syncer.step(ending).await?))
         };
         let started = Instant::now();
-        let (drained, spread) = match syncer.in_time(step).await {
+        let (drained, (left, spread)) = match syncer.in_time(step).await {
             Ok(step) => step,
             Err(e) => {
                 if !is_put_off(syncer, bursts, &e, started).await || shutdown.is_cancelled() {
@@ -71,7 +73,7 @@ pub async fn drain(
                 continue;
             }
         };
-        match drained {
+        let is_over = match drained {
             Some(drained) => {
                 overdue += drained.overdue;
                 if drained.many && !std::mem::replace(&mut looked_for_growth, true) {
@@ -79,24 +81,19 @@ pub async fn drain(
                 }
                 in_turns = drained.many;
                 turn = drained.turn.unwrap_or(turn);
+                !in_turns && !left.of_agents
             }
             // Another worker may have those whose turn it is.
-            None if in_turns => in_turns = false,
-            None => {
-                bursts.calm(Instant::now());
-                if !spread && !bursts.pace.try_slow(Instant::now()) {
-                    break;
-                }
-            }
+            None => !std::mem::take(&mut in_turns),
+        };
+        if is_over {
+            bursts.calm(Instant::now());
         }
-        if shutdown.is_cancelled() {
-            break;
+        let goes_on = !is_over || spread || bursts.pace.try_slow(Instant::now());
+        if !goes_on || shutdown.is_cancelled() {
+            break left.due;
         }
-    }
-    let due = syncer
-        .database
-        .within(DEADLINE, outbox::next_due(&clients[0]))
-        .await?;
+    };
     for client in clients {
         client.give_back();
     }
@@ -149,7 +146,7 @@ async fn drain_batches(
         .map(|client| claim(syncer, client, order, &held, at_most));
     let (mut drained, mut work) = (None, Vec::new());
     for (place, claim) in join_all(claiming).await.into_iter().enumerate() {
-        let (tx, claimed) = claim?;
+        let Claim { tx, mark, claimed } = claim?;
         if claimed.is_empty() {
             tx.rollback().await?;
             continue;
@@ -168,12 +165,13 @@ async fn drain_batches(
             tx.rollback().await?;
             continue;
         }
-        work.push((place, tx, claimed));
+        work.push((place, Claim { tx, mark, claimed }));
     }
-    let in_hand = work.iter().flat_map(|(_, _, claimed)| claimed.agents());
+    let in_hand = work.iter().flat_map(|(_, claim)| claim.claimed.agents());
     bursts.pace.takes(in_hand.collect());
-    let syncing = work.into_iter().map(async |(place, tx, claimed)| {
-        let batch = syncer.sync_claimed(tx, &claimed).await?;
+    let syncing = work.into_iter().map(async |(place, claim)| {
+        let Claim { tx, mark, claimed } = claim;
+        let batch = syncer.sync_claimed(tx, mark.as_deref(), &claimed).await?;
         Ok((place, (claimed, batch)))
     });
     let (mut done, mut failed) = (HashMap::new(), None);
@@ -209,18 +207,30 @@ async fn drain_batches(
     failed.map_or(Ok(drained), Err)
 }
 
-async fn claim<'a>(
+/// A transaction that has claimed something.
+struct Claim<'c> {
+    tx: Transaction<'c>,
+    /// That of its session.
+    mark: Option<String>,
+    claimed: Claimed,
+}
+
+async fn claim<'c>(
     syncer: &Syncer,
-    client: &'a mut Lease,
+    client: &'c mut Lease,
     order: Order<'_>,
     held: &[AgentId],
     at_most: usize,
-) -> Result<(Transaction<'a>, Claimed), Error> {
+) -> Result<Claim<'c>, Error> {
     let claiming = async {
-        let tx = begin(client).await?;
-        let leased = syncer.leased(&tx).await?;
-        let claimed = outbox::claim(&tx, order, &[held, &leased].concat(), at_most).await?;
-        Ok((tx, claimed))
+        let tx = begin_unlimited(client).await?;
+        // Sent together.
+        let (mark, claimed) = futures::join!(limit(&tx, BY_INDEX), async {
+            let leased = syncer.leased(&tx).await?;
+            outbox::claim(&tx, order, &[held, &leased].concat(), at_most).await
+        });
+        let (mark, claimed) = (mark?, claimed?);
+        Ok(Claim { tx, mark, claimed })
     };
     syncer.step(claiming).await
 }

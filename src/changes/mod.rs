@@ -41,12 +41,17 @@ pub async fn run(syncer: &Syncer, readiness: &Readiness, shutdown: &Cancellation
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(30));
     let mut failing = false;
     let mut rang = true;
+    // There was nothing left, now or later, when it was drained last.
+    let mut was_empty = false;
     let (mut looked, mut seen) = (None::<Instant>, None);
     while !shutdown.is_cancelled() {
         let worked = async {
             if looked.is_none_or(|at| at.elapsed() >= LOOK_AROUND) {
                 look_around(syncer, &mut seen).await?;
                 looked = Some(Instant::now());
+            }
+            if !rang && was_empty && is_empty(syncer).await? {
+                return Ok(Drained::default());
             }
             let began = Instant::now();
             let drained = drain(syncer, &mut bursts, shutdown).await?;
@@ -71,6 +76,7 @@ pub async fn run(syncer: &Syncer, readiness: &Readiness, shutdown: &Cancellation
                     info!("the change loop is working again");
                 }
                 failing = false;
+                was_empty = drained.next.is_none();
                 readiness.change_loop(None);
                 backoff.reset();
                 if !rang && drained.overdue > 0 && syncer.doorbell.state() == State::Listening {
@@ -81,7 +87,10 @@ pub async fn run(syncer: &Syncer, readiness: &Readiness, shutdown: &Cancellation
                     () = shutdown.cancelled() => return,
                 }
             }
-            Err(e) => Err(e),
+            Err(e) => {
+                was_empty = false;
+                Err(e)
+            }
         };
         match rested {
             Ok(was_told) => rang = was_told,
@@ -137,6 +146,17 @@ async fn rest(
             return Ok(true);
         }
     }
+}
+
+/// Whether there is nothing to drain, now or later: all that a worker asks which nobody has rung for.
+async fn is_empty(syncer: &Syncer) -> Result<bool, Error> {
+    let looking = async {
+        let client = syncer.database.client().await?;
+        let left = outbox::left(&client, &[]).await?;
+        client.give_back();
+        Ok(left.due.is_none())
+    };
+    syncer.database.within(LOOK, looking).await
 }
 
 /// `None` where that is not to be had.

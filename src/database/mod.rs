@@ -68,7 +68,8 @@ const LIMITS: &str = "select set_config('statement_timeout', '30s', true), \
      set_config('lock_timeout', '12s', true), \
      set_config('row_security', 'off', true), \
      set_config('search_path', '', true), \
-     set_config('jit', 'off', true)";
+     set_config('jit', 'off', true), \
+     current_setting('agent_sync.session', true) as mark";
 
 /// What comes before the statements of [`at_once`].
 /// - Whoever waits for our locks while we wait for another does so for less than a tenth of a second.
@@ -278,14 +279,29 @@ pub async fn at_once(
 
 /// Begins a transaction: READ COMMITTED, whatever the role's default, and within our limits.
 pub async fn begin(client: &mut Client) -> Result<Transaction<'_>, Error> {
+    let tx = begin_unlimited(client).await?;
+    limit(&tx, "").await?;
+    Ok(tx)
+}
+
+/// The same, but [`limit`] is to come first.
+pub async fn begin_unlimited(client: &mut Client) -> Result<Transaction<'_>, Error> {
     let builder = client.build_transaction();
     let tx = builder
         .isolation_level(IsolationLevel::ReadCommitted)
         .read_only(false)
         .start()
         .await?;
-    tx.batch_execute(LIMITS).await?;
     Ok(tx)
+}
+
+/// Sets a transaction's limits, and what else it begins with. Returns the mark of its session ([`kept`]).
+pub async fn limit(tx: &Transaction<'_>, settings: &str) -> Result<Option<String>, Error> {
+    let limits = tx.simple_query(&format!("{LIMITS}; {settings}")).await?;
+    Ok(limits.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => row.get("mark").map(str::to_owned),
+        _ => None,
+    }))
 }
 
 /// Begins a transaction in which nothing can be written. `RepeatableRead`: it sees one state of everything.

@@ -129,8 +129,8 @@ async fn ask(database: &Database, deadline: Instant) -> Result<Answers, Error> {
         Ok(client) => client?,
         Err(_) => return Err(late()),
     };
-    let counted = i64::try_from(COUNTED).unwrap_or(i64::MAX).saturating_add(1);
     let most = i64::try_from(TROUBLED).unwrap_or(i64::MAX);
+    let counted = counted();
     let counted = [(&counted as _, Type::INT8)];
     let most = [(&most as _, Type::INT8)];
     // Sent together, answered in this order.
@@ -168,6 +168,27 @@ async fn ask(database: &Database, deadline: Instant) -> Result<Answers, Error> {
         client.give_back();
     }
     Ok(answers)
+}
+
+impl Subject {
+    /// What waits, and nothing else. `None` where that cannot be found out.
+    pub async fn outbox(&self) -> Option<Outbox> {
+        let database = self.database.as_ref()?;
+        let asking = async {
+            let client = database.client().await?;
+            let rows = client
+                .query_typed(sql!("status_outbox"), &[(&counted(), Type::INT8)])
+                .await?;
+            client.give_back();
+            outbox(rows)
+        };
+        database.within(DEADLINE, asking).await.ok()
+    }
+}
+
+/// How far changes are counted: one more tells that there are more.
+fn counted() -> i64 {
+    i64::try_from(COUNTED).unwrap_or(i64::MAX).saturating_add(1)
 }
 
 /// As far as that can be done: they are found by their ids, too.

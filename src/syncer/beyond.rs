@@ -121,7 +121,8 @@ impl Syncer {
         };
         let lease = self.step(taking).await?;
         let origin = Origin::of_claimed(claimed);
-        self.push(target, lease, Entrance::Change, origin).await
+        self.push(target, lease, Entrance::Change(claimed), origin)
+            .await
     }
 
     /// For somebody who waits for an agent that is being synced. `None`: for too long.
@@ -189,7 +190,7 @@ impl Syncer {
         let mut tx = begin(&mut client).await?;
         let shape = self.source.shape(tx.client()).await?;
         let reach = Reach {
-            shared: shared_scope(tx.client()).await?,
+            shared: shared_scope((&*tx).into()).await?,
             own: &self.settings.scope,
         };
         let in_scope = is_in_scope(&mut tx, &shape, &reach, agent).await?;
@@ -404,7 +405,7 @@ impl Syncer {
             let tx = begin(&mut client).await?;
             lease.renew(&tx, agents).await?;
             let shape = self.source.shape(tx.client()).await?;
-            let shared = shared_scope(tx.client()).await?;
+            let shared = shared_scope((&*tx).into()).await?;
             let records = Records::of(Existence::Known(existing));
             let claim = entrance.claim();
             let seen = self

@@ -32,7 +32,7 @@ impl Syncer {
             let tx = begin_reading(&mut client, IsolationLevel::ReadCommitted).await?;
             let shape = self.source.shape(tx.client()).await?;
             // Of a schema that is newer, nobody here knows what is in it.
-            shared_scope(tx.client()).await?;
+            shared_scope((&*tx).into()).await?;
             tx.batch_execute(sql!("look_over_limits")).await?;
             let (basis, names) = (self.basis(), self.settings.write_back);
             let page = shape.look_over(tx.client(), stretch, &basis, names).await?;

@@ -3,12 +3,11 @@
 //! One order in every door, each step a later statement than the one before:
 //!
 //! 1. *claim* (the change loop only),
-//! 2. *lock* the agents ([`Syncer::sync`] from here on),
+//! 2. *lock* the agents ([`Syncer::sync`] from here on), and take what was claimed off the outbox,
 //! 3. *decide reach and read*: a statement that waited for the lock and read in one go would read from a snapshot older
 //!    than the lock, and could overwrite what another worker has just written,
-//! 4. *write* assistants and ledger,
-//! 5. *delete* what was claimed (the change loop only), *commit*,
-//! 6. *write back* ([`crate::write_back`]), outside the transaction: it is the only lock that an editor could wait for.
+//! 4. *write* assistants and ledger, *commit*,
+//! 5. *write back* ([`crate::write_back`]), outside the transaction: it is the only lock that an editor could wait for.
 //!
 //! Where assistants live outside the database, the transaction falls into several ([`beyond`]), and a lease takes the lock's place.
 
@@ -38,7 +37,7 @@ pub use glance::Glance;
 pub use look::Overview;
 pub use outcome::{Batch, Outcome, Summary};
 pub use reach::stored_scope;
-use reach::{Reach, is_in_scope, shared};
+use reach::{Reach, is_in_scope, shared_scope};
 pub use release::Released;
 pub use report::Origin;
 use work::Work;
@@ -46,7 +45,7 @@ use work::Work;
 use crate::access::Access;
 use crate::activity::Activity;
 use crate::config::Settings;
-use crate::database::{Client, Database, Error, Fault, Param, Session, begin};
+use crate::database::{Client, Database, Error, Fault, Param, Session, begin_unlimited, limit};
 use crate::doorbell::Doorbell;
 use crate::ids::AgentId;
 use crate::metrics::{Connections, Metrics, StoreCalls};
@@ -54,6 +53,7 @@ use crate::outbox::{self, Claimed};
 use crate::plan::Claim;
 use crate::removals::Guard;
 use crate::retry::SYSTEMIC;
+use crate::scope::Scope;
 use crate::source::{Shape, Source};
 use crate::sql;
 use crate::store::Place;
@@ -90,8 +90,8 @@ pub struct Syncer {
 pub enum Entrance<'a> {
     /// A pass, which comes to all of them.
     Pass,
-    /// The change loop.
-    Change,
+    /// The change loop, which has claimed these.
+    Change(&'a Claimed),
     /// Lazy sync: somebody asks for an agent.
     Request(&'a Claim),
 }
@@ -100,7 +100,7 @@ impl<'a> Entrance<'a> {
     fn claim(self) -> Option<&'a Claim> {
         match self {
             Self::Request(claim) => Some(claim),
-            Self::Pass | Self::Change => None,
+            Self::Pass | Self::Change(_) => None,
         }
     }
 
@@ -110,7 +110,7 @@ impl<'a> Entrance<'a> {
     fn word(self) -> &'static str {
         match self {
             Self::Pass => "pass",
-            Self::Change => "change",
+            Self::Change(_) => "change",
             Self::Request(_) => "request",
         }
     }
@@ -215,17 +215,18 @@ impl Syncer {
         self.in_time(async {
             let _turn = match entrance {
                 Entrance::Request(_) => self.requests.acquire().await.ok(),
-                Entrance::Pass | Entrance::Change => None,
+                Entrance::Pass | Entrance::Change(_) => None,
             };
             if let Some(target) = self.beyond() {
                 return self.sync_beyond(target, agents, entrance, origin).await;
             }
             let keeper = &self.database.keeper;
             let kept = !keeper.is_given_up();
-            match self.sync_here(agents, entrance, origin).await {
+            // (A sync is much to carry about: it stays where it is.)
+            match Box::pin(self.sync_here(agents, entrance, origin)).await {
                 // Once more, without what was not there.
                 Err(_) if kept && keeper.is_given_up() => {
-                    self.sync_here(agents, entrance, origin).await
+                    Box::pin(self.sync_here(agents, entrance, origin)).await
                 }
                 synced => synced,
             }
@@ -240,63 +241,69 @@ impl Syncer {
         origin: Origin<'_>,
     ) -> Result<Batch, Error> {
         let mut client = self.database.client().await?;
-        let mut tx = begin(&mut client).await?;
-        let batch = self.sync(&mut tx, agents, entrance).await?;
+        let mut tx = begin_unlimited(&mut client).await?;
+        let mark = limit(&tx, "").await?;
+        let batch = self
+            .sync(&mut tx, mark.as_deref(), agents, entrance)
+            .await?;
         tx.commit().await?;
         self.committed(&mut client, &batch, origin).await;
         client.give_back();
         Ok(batch)
     }
 
-    /// Syncs the agents of changes that this transaction has claimed, and takes those off the outbox.
+    /// Syncs the agents of changes that this transaction has claimed, and takes those off the outbox. `mark`: that of its session.
     pub async fn sync_claimed(
         &self,
         mut tx: Transaction<'_>,
+        mark: Option<&str>,
         claimed: &Claimed,
     ) -> Result<Batch, Error> {
         if let Some(target) = self.beyond() {
             return Box::pin(self.sync_claimed_beyond(target, tx, claimed)).await;
         }
-        let agents = claimed.agents();
-        let batch = self.sync(&mut tx, &agents, Entrance::Change).await?;
-        outbox::settle((&*tx).into(), claimed, |_| true).await?;
+        let (agents, entrance) = (claimed.agents(), Entrance::Change(claimed));
+        let batch = Box::pin(self.sync(&mut tx, mark, &agents, entrance)).await?;
         tx.commit().await?;
         Ok(batch)
     }
 
-    /// Locks the agents and makes their assistants what they should be, within the caller's transaction.
+    /// Locks the agents and makes their assistants what they should be, within the caller's transaction, whose session has this mark.
     ///
     /// An agent that the database refuses fails alone: the batch is halved around it, each half behind a savepoint. Any
     /// other error is the caller's, and so is the rollback.
     pub async fn sync(
         &self,
         tx: &mut Transaction<'_>,
+        mark: Option<&str>,
         agents: &[AgentId],
         entrance: Entrance<'_>,
     ) -> Result<Batch, Error> {
         let shape = self.source.shape(tx.client()).await?;
-        // Sent together, answered in this order, as much of what follows is.
-        let locking: [Param<'_>; 1] = [(&agents, Type::UUID_ARRAY)];
-        let (locked, shared) = futures::join!(
-            tx.query_typed(sql!("lock_agents"), &locking),
-            shared(tx.client()),
-        );
-        locked?;
-        let (shared, mark) = shared?;
-        let reach = Reach {
-            shared,
-            own: &self.settings.scope,
-        };
         let kept = match agents.len() <= FEW {
-            true => self.database.keeper.of(tx, mark.as_deref()).await?,
+            true => self.database.keeper.of(tx, mark).await?,
             false => None,
+        };
+        // Sent together, answered in this order, as much of what follows is.
+        let session = Session::new(tx, kept.as_deref());
+        let (shared, seen) = futures::join!(
+            self.open(session, agents, entrance),
+            self.look_behind(session, &shape, agents, entrance),
+        );
+        let reach = Reach {
+            shared: shared?,
+            own: &self.settings.scope,
         };
 
         let (mut batch, mut failed) = (Batch::default(), Batch::default());
-        let mut chunks = vec![agents];
+        let (mut chunks, mut seen) = (vec![agents], Some(seen));
         while let Some(chunk) = chunks.pop() {
             let session = Session::new(tx, kept.as_deref());
-            let attempt = self.attempt(session, &shape, &reach, chunk, entrance);
+            let seen = match seen.take() {
+                Some(seen) => seen,
+                None => self.look_behind(session, &shape, chunk, entrance).await,
+            };
+            let attempt = self.attempt(session, &shape, &reach, seen, entrance);
             let (stage, error) = match attempt.await {
                 Ok(part) => {
                     // That of the last one ends with the transaction.
@@ -371,24 +378,60 @@ impl Syncer {
         self.write_back.run(client, &batch.write_back).await;
     }
 
-    /// Behind a savepoint of its own.
+    /// What comes before anything is read: the agents are locked, and what was claimed is taken off the outbox. Returns the scope that all
+    /// workers share, as it is from then on.
+    async fn open(
+        &self,
+        session: Session<'_>,
+        agents: &[AgentId],
+        entrance: Entrance<'_>,
+    ) -> Result<Scope, Error> {
+        let settling = async {
+            match entrance {
+                Entrance::Change(claimed) => outbox::settle(session, claimed, |_| true).await,
+                Entrance::Pass | Entrance::Request(_) => Ok(()),
+            }
+        };
+        let locking: [Param<'_>; 1] = [(&agents, Type::UUID_ARRAY)];
+        let (locked, settled, shared) = futures::join!(
+            session.query(sql!("lock_agents"), &locking),
+            settling,
+            shared_scope(session),
+        );
+        locked?;
+        settled?;
+        shared
+    }
+
+    /// Looks at agents behind a savepoint.
+    async fn look_behind(
+        &self,
+        session: Session<'_>,
+        shape: &Shape,
+        agents: &[AgentId],
+        entrance: Entrance<'_>,
+    ) -> Result<Seen, Error> {
+        let records = Records::of(Existence::In(self.counted(Target::Table(session))));
+        let savepoint = session.savepoint();
+        let (begun, seen) = futures::join!(
+            session.tx.batch_execute(&savepoint),
+            self.look(session, shape, agents, entrance.claim(), records),
+        );
+        begun?;
+        seen
+    }
+
+    /// Does what follows from it. Neither the savepoint is released here, nor is it rolled back to.
     async fn attempt(
         &self,
         session: Session<'_>,
         shape: &Shape,
         reach: &Reach<'_>,
-        agents: &[AgentId],
+        seen: Result<Seen, Error>,
         entrance: Entrance<'_>,
     ) -> Result<Batch, (Stage, Error)> {
         let tx = session.tx;
         let table = self.counted(Target::Table(session));
-        let records = Records::of(Existence::In(table));
-        let savepoint = session.savepoint();
-        let (begun, seen) = futures::join!(
-            tx.batch_execute(&savepoint),
-            self.look(session, shape, agents, entrance.claim(), records),
-        );
-        begun.map_err(|e| (Stage::Reading, e.into()))?;
         let seen = seen.map_err(|e| (Stage::Reading, e))?;
         let work = self.decide(tx, shape, reach, &seen, entrance).await;
         let mut work = work.map_err(|e| (Stage::Reading, e))?;

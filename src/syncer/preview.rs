@@ -96,7 +96,7 @@ impl Syncer {
             let tx = begin_reading(&mut client, IsolationLevel::RepeatableRead).await?;
             let shape = self.source.shape(tx.client()).await?;
             let shared = match footing.has_schema {
-                true => shared_scope(tx.client()).await?,
+                true => shared_scope((&*tx).into()).await?,
                 false => Scope::None,
             };
             let existence = match &existing {

@@ -4,7 +4,7 @@ use deadpool_postgres::Transaction;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
-use crate::database::{Error, column, migrations};
+use crate::database::{Error, Session, column, migrations};
 use crate::ids::AgentId;
 use crate::scope::Scope;
 use crate::source::Shape;
@@ -39,20 +39,16 @@ pub async fn stored_scope(client: &tokio_postgres::Client) -> Result<Option<Scop
 
 /// The scope to go by, as long as the schema is one that this worker knows: a newer worker, which has migrated it, may
 /// keep rules that this one would break.
-pub(super) async fn shared_scope(client: &tokio_postgres::Client) -> Result<Scope, Error> {
-    Ok(shared(client).await?.0)
-}
-
-/// The same, and the mark of the session ([`crate::database::kept`]).
-pub(super) async fn shared(
-    client: &tokio_postgres::Client,
-) -> Result<(Scope, Option<String>), Error> {
-    let row = client.query_typed_one(sql!("shared_settings"), &[]).await?;
-    let version = column(&row, "version")?;
+pub(super) async fn shared_scope(session: Session<'_>) -> Result<Scope, Error> {
+    let rows = session.query(sql!("shared_settings"), &[]).await?;
+    let [row] = rows.as_slice() else {
+        return Err(Error::Setup("an answer without a row".to_owned()));
+    };
+    let version = column(row, "version")?;
     if version > migrations::LATEST {
         return Err(Error::Newer(version));
     }
-    Ok((scope(&row)?, column(&row, "mark")?))
+    scope(row)
 }
 
 fn scope(row: &Row) -> Result<Scope, Error> {

@@ -11,10 +11,11 @@ use tokio_util::sync::CancellationToken;
 use super::Admin;
 use crate::activity::STEP;
 use crate::http::{Answer, json_answer};
+use crate::status::Outbox;
 
 impl Admin {
     pub(super) async fn history(&self) -> Answer {
-        let depth = self.outbox_depth().await;
+        let depth = self.status().await.outbox.as_ref().and_then(depth);
         let now = OffsetDateTime::now_utc();
         let samples = self.watched.activity.history(now, depth);
         json_answer(
@@ -40,8 +41,12 @@ impl Admin {
         }
     }
 
+    /// Only that: of a worker at rest, this is most of what it asks.
     async fn outbox_depth(&self) -> Option<u64> {
-        let status = self.status().await;
-        u64::try_from(status.outbox.as_ref()?.depth).ok()
+        depth(&self.watched.subject.outbox().await?)
     }
+}
+
+fn depth(outbox: &Outbox) -> Option<u64> {
+    u64::try_from(outbox.depth).ok()
 }
