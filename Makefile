@@ -44,9 +44,10 @@ bench: postgres
 	for bench in passes edits requests editors rest; do cargo bench --bench $$bench -- $(if $(QUICK),--quick) || exit 1; done
 	cargo bench --bench table
 
-# What else is measured: what a bulk edit of many agents needs, what good clients notice of an attack, and what passing a streamed run
-# through costs.
+# What else is measured: how costs grow with the number of agents (SIZES="1000 10000"), what a bulk edit of many agents needs, what good
+# clients notice of an attack, and what passing a streamed run through costs.
 bench-more: postgres langgraph
+	cargo bench --bench growth -- $(or $(SIZES),1000 10000 100000)
 	cargo bench --bench bulk -- $(or $(AGENTS),100000)
 	ulimit -n 4096 && cargo bench --bench attack
 	cargo test --release --test integration -- --ignored --exact runtime::what_passing_through_costs --nocapture

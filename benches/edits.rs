@@ -11,31 +11,19 @@ use std::time::{Duration, Instant};
 
 use agent_sync::demo::SCHEMA;
 use agent_sync::demo::postgres::Postgres;
-use futures::{StreamExt, stream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval, timeout};
-use tokio_postgres::{AsyncMessage, Client, NoTls};
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_postgres::Client;
 use uuid::Uuid;
 
+use support::edits::{TELL, agents, edit, listen, ms, one, percentile};
 use support::report::{Line, Report, Target};
 use support::server::Server;
 use support::{AnyError, Arguments, EXPECTED, connect, cpu, data};
 
 const AGENTS: u32 = 10_000;
-/// Between two edits in the quiet.
-const QUIET: Duration = Duration::from_millis(60);
 const DEFAULT_MODEL: &str = "openai:gpt-4o";
-
-/// Says which assistants are there, once they are.
-const TELL: &str = "
-create function public.tell() returns trigger language plpgsql as $$
-begin
-  perform pg_notify('written', new.id || ' ' || new.version);
-  return null;
-end $$;
-create trigger tell after insert or update on langgraph_server.assistants for each row execute function public.tell();
-alter table langgraph_server.assistants disable trigger tell;";
 
 /// What the floor listens to.
 const RING: &str = "
@@ -118,37 +106,6 @@ async fn prepare(postgres: &Postgres) -> Result<(Server, Vec<Uuid>, Vec<Uuid>), 
     ))
 }
 
-async fn agents(client: &Client) -> Result<Vec<Uuid>, AnyError> {
-    let rows = client.query("select id from public.agents", &[]).await?;
-    Ok(rows.iter().map(|row| row.get(0)).collect())
-}
-
-/// What is told on a channel, and when that was heard.
-async fn listen(
-    url: &str,
-    channel: &str,
-) -> Result<(Client, mpsc::UnboundedReceiver<(String, Instant)>), AnyError> {
-    let (client, mut connection) = tokio_postgres::connect(url, NoTls).await?;
-    let (tell, heard) = mpsc::unbounded_channel();
-    tokio::spawn(async move {
-        let mut messages = stream::poll_fn(move |cx| connection.poll_message(cx));
-        while let Some(Ok(message)) = messages.next().await {
-            if let AsyncMessage::Notification(note) = message {
-                let _ = tell.send((note.payload().to_owned(), Instant::now()));
-            }
-        }
-    });
-    client.batch_execute(&format!("listen {channel}")).await?;
-    Ok((client, heard))
-}
-
-fn edit(agent: Uuid, n: u64) -> String {
-    format!(
-        "update public.agents set system_prompt = {} || substr(system_prompt, 10) where id = '{agent}'",
-        100_000_000 + n
-    )
-}
-
 /// Edits one after the other, and for each the time from its commit until its assistant is there. The worker and the floor take turns,
 /// so that whatever else the machine does meets both.
 async fn one_at_a_time(
@@ -185,20 +142,9 @@ async fn one_at_a_time(
             for _ in 0..50 {
                 n += 1;
                 let agent = agents[n as usize * 7919 % agents.len()];
-                // Quiet: rings that come thicker would keep the worker awake.
-                tokio::time::sleep(QUIET).await;
-                editor.simple_query(&edit(agent, n)).await?;
-                let committed = Instant::now();
-                let told = agent.to_string();
-                let at = loop {
-                    match timeout(Duration::from_secs(10), written.recv()).await? {
-                        Some((id, at)) if id.starts_with(&told) => break at,
-                        Some(_) => {}
-                        None => return Err("the listening connection has ended".into()),
-                    }
-                };
+                let took = one(editor, agent, n, written).await?;
                 if round > 0 {
-                    times[side].push(at.saturating_duration_since(committed));
+                    times[side].push(took);
                 }
             }
         }
@@ -398,14 +344,4 @@ async fn steadily(
 async fn waiting(client: &Client) -> Result<i64, AnyError> {
     let statement = "select count(*) from agent_sync.outbox";
     Ok(client.query_one(statement, &[]).await?.get(0))
-}
-
-fn percentile(times: &mut [Duration], share: usize) -> Duration {
-    times.sort();
-    let place = (times.len() * share / 100).min(times.len().saturating_sub(1));
-    times.get(place).copied().unwrap_or_default()
-}
-
-fn ms(time: Duration) -> String {
-    format!("{:.2} ms", time.as_secs_f64() * 1e3)
 }

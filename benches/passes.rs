@@ -1,32 +1,23 @@
 //! The passes against what the same Postgres needs for the bare minimum of the work, in one run.
 //!
-//! `cargo bench --bench passes -- [--quick] [agents…]` (10,000 and 100,000 unless told; `--quick`: 10,000). `--growth [agents…]`: how the
-//! cost of a pass grows instead (1,000, 10,000 and 100,000 unless told), and that of `status`. The floor is pure SQL: one
+//! `cargo bench --bench passes -- [--quick] [agents…]` (10,000 and 100,000 unless told; `--quick`: 10,000). The floor is pure SQL: one
 //! `insert … select … on conflict` that builds the same rows (`tests/fixtures/expected.sql`), and the write-back. Each has a database of
 //! its own, equally fresh; in that of the floor nothing of ours is installed, so no trigger of ours runs for its write-back.
 
 mod support;
 
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use agent_sync::access::Access;
-use agent_sync::config::Settings;
-use agent_sync::database::{Database, DatabaseUrl, migrations};
-use agent_sync::demo::SCHEMA;
 use agent_sync::demo::postgres::Postgres;
-use agent_sync::pass::{self, Extent};
-use agent_sync::scope::Scope;
-use agent_sync::syncer::{Summary, Syncer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_postgres::Client;
-use tokio_util::sync::CancellationToken;
 
+use support::passes::{run, server};
 use support::report::{Line, Report, Target};
-use support::{AnyError, Arguments, EXPECTED, connect, data};
+use support::{AnyError, Arguments, EXPECTED, connect};
 
 /// What changes before each pass, and how much of the floor it may take.
 const PASSES: [(&str, &str, f64); 3] = [
@@ -45,86 +36,17 @@ async fn main() -> Result<(), AnyError> {
         .skip(1)
         .filter_map(|argument| argument.parse().ok())
         .collect();
-    let arguments = Arguments::of_this_process();
     if sizes.is_empty() {
-        sizes = match (arguments.growth, arguments.quick) {
-            (true, true) => vec![1_000, 10_000],
-            (true, false) => vec![1_000, 10_000, 100_000],
-            (false, true) => vec![10_000],
-            (false, false) => vec![10_000, 100_000],
+        sizes = match Arguments::of_this_process().quick {
+            true => vec![10_000],
+            false => vec![10_000, 100_000],
         };
     }
-    let mut report = Report::new(match arguments.growth {
-        true => "growth",
-        false => "passes",
-    });
+    let mut report = Report::new("passes");
     for agents in sizes {
-        match arguments.growth {
-            true => grow(agents, &mut report).await?,
-            false => measure(agents, &mut report).await?,
-        }
+        measure(agents, &mut report).await?;
     }
     report.finish()?;
-    Ok(())
-}
-
-/// A server with a database `template`, of so many agents, in which everything is installed.
-async fn server(agents: u32) -> Result<Postgres, AnyError> {
-    let mut settings = vec!["fsync=on", "shared_buffers=512MB", "max_wal_size=4GB"];
-    let more = std::env::var("BENCH_POSTGRES").unwrap_or_default();
-    settings.extend(more.split_whitespace());
-    let postgres = Postgres::start(&settings).await?;
-    postgres
-        .execute("postgres", "create database template")
-        .await?;
-    postgres.execute("template", SCHEMA).await?;
-    let template: DatabaseUrl = postgres.url("template").parse()?;
-    migrations::migrate(&Database::new(&template), Duration::ZERO).await?;
-    let scope = "insert into agent_sync.settings (scope) values ('all')";
-    postgres.execute("template", scope).await?;
-    postgres.execute("template", &data(agents)).await?;
-    Ok(postgres)
-}
-
-/// What a pass costs per agent, and what `agent-sync status` does. Nothing may grow faster than the number of agents.
-async fn grow(agents: u32, report: &mut Report) -> Result<(), AnyError> {
-    let postgres = server(agents).await?;
-    let url = postgres.url("template");
-    let client = connect(&url).await?;
-    let mut line = |work: &str, took: Duration, each: bool| {
-        let figure = took.as_secs_f64() * 1e6 / f64::from(agents);
-        report.line(Line {
-            work: format!(
-                "{work}, {agents} agents{}",
-                if each { ": µs each" } else { "" }
-            ),
-            ours: seconds(took),
-            floor: None,
-            figure: each.then_some(figure),
-            target: None,
-        });
-    };
-    for name in ["cold pass", "warm pass"] {
-        for chore in ["vacuum analyze", "checkpoint"] {
-            client.batch_execute(chore).await?;
-        }
-        let started = Instant::now();
-        run(&url).await?;
-        line(name, started.elapsed(), true);
-    }
-    let started = Instant::now();
-    let status = Command::new(env!("CARGO_BIN_EXE_agent-sync"))
-        .arg("status")
-        .env("DATABASE_URL", &url)
-        .env("AGENT_SYNC_SCOPE", "all")
-        .stdout(Stdio::null())
-        .status()?;
-    // Without a worker that runs, it is not healthy.
-    if !matches!(status.code(), Some(0 | 2)) {
-        return Err(format!("`agent-sync status` ended with {status}").into());
-    }
-    line("`agent-sync status`", started.elapsed(), false);
-    postgres.stop();
     Ok(())
 }
 
@@ -201,14 +123,6 @@ async fn nothing(
         target: None,
     });
     Ok(())
-}
-
-/// A pass by a worker that has just started.
-async fn run(url: &str) -> Result<Summary, AnyError> {
-    let url: DatabaseUrl = url.parse()?;
-    let syncer = Syncer::new(Database::new(&url), Access::open(), Settings::default());
-    let stop = CancellationToken::new();
-    Ok(pass::run(&syncer, &Scope::All, Extent::Reach, &stop).await?)
 }
 
 /// The same rows by one statement, and the write-back by another.

@@ -3,6 +3,8 @@
 // None needs all of it.
 #![allow(dead_code)]
 
+pub mod edits;
+pub mod passes;
 pub mod report;
 pub mod server;
 
@@ -54,8 +56,6 @@ pub struct Arguments {
     agents: Option<u32>,
     /// Less of everything: to see that it works, not to believe the figures.
     pub quick: bool,
-    /// How costs grow, instead of what they are.
-    pub growth: bool,
     /// Tells more than the figures.
     pub verbose: bool,
 }
@@ -67,7 +67,6 @@ impl Arguments {
         Self {
             agents: arguments.iter().find_map(|argument| argument.parse().ok()),
             quick: is_given("--quick"),
-            growth: is_given("--growth"),
             verbose: is_given("--verbose"),
         }
     }
