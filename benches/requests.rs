@@ -19,6 +19,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
+use support::least;
 use support::report::{Line, Report, Target};
 use support::server::{SECRET, Server};
 use support::{AnyError, Arguments, connect, cpu, data};
@@ -78,26 +79,24 @@ async fn main() -> Result<(), AnyError> {
     let server = Server::start(&url, "all")?;
     server.ready().await?;
     client.batch_execute("vacuum analyze").await?;
+    let looks = least::looks(&url, MEMBER).await?;
     let mut agents = (1..=AGENTS).map(number).cycle();
     // Prepared, and warm.
     load(&server, 16, Until::Elapsed(duration / 2), &mut agents).await?;
     for connections in CONNECTIONS {
         let floor = pgbench(
             &postgres,
-            "ours",
+            "prepared",
             IN_STEP,
             connections,
             &format!("-T{}", duration.as_secs()),
         )?;
         let ours = load(&server, connections, Until::Elapsed(duration), &mut agents).await?;
-        tell(
-            &mut report,
-            "agent in step",
-            connections,
-            &ours,
-            &floor,
-            0.7,
-        );
+        let looks = format!("\\set n random(1, {AGENTS})\n{looks}\\set i 1\n");
+        let extent = format!("-T{}", duration.as_secs());
+        let least = pgbench(&postgres, "simple", &looks, connections, &extent)?;
+        let work = "agent in step";
+        tell(&mut report, work, connections, &ours, &least, &floor, 0.7);
     }
     drop(server);
     report.finish()?;
@@ -115,6 +114,7 @@ async fn first_time(
 ) -> Result<(), AnyError> {
     let server = Server::start(&postgres.url("ours"), "none")?;
     server.ready().await?;
+    let looks = least::looks(&postgres.url("ours"), MEMBER).await?;
     for connections in CONNECTIONS {
         // Those whose numbers pgbench comes to as well, and in its order.
         let each = if quick { 1024 } else { 4096 };
@@ -122,25 +122,30 @@ async fn first_time(
         let per_client = each / connections;
         let mut agents = (1..=per_client * connections).map(number);
         let ours = load(&server, connections, Until::Used, &mut agents).await?;
-        let clear =
-            "truncate langgraph_server.assistants, agent_sync.ledger; truncate agent_sync.outbox";
+        let clear = "truncate langgraph_server.assistants, agent_sync.ledger; truncate agent_sync.outbox;
+             update public.agents set langgraph_assistant_id = null where langgraph_assistant_id is not null";
         client.batch_execute(clear).await?;
         let floor = pgbench(
             postgres,
-            "ours",
+            "prepared",
             FIRST_TIME,
             connections,
             &format!("-t{per_client}"),
         )?;
         client.batch_execute(clear).await?;
-        tell(
-            report,
-            "agent without an assistant",
+        let least = pgbench(
+            postgres,
+            "simple",
+            &format!(
+                "\\set n :i * :step + :client_id + 1\n{looks}\\set i :i + 1\n{}",
+                least::FIRST
+            ),
             connections,
-            &ours,
-            &floor,
-            0.6,
-        );
+            &format!("-t{per_client}"),
+        )?;
+        client.batch_execute(clear).await?;
+        let work = "agent without an assistant";
+        tell(report, work, connections, &ours, &least, &floor, 0.6);
     }
     drop(server);
     client
@@ -162,6 +167,7 @@ fn tell(
     work: &str,
     connections: usize,
     ours: &Load,
+    promised: &Floor,
     floor: &Floor,
     least: f64,
 ) {
@@ -172,6 +178,13 @@ fn tell(
         floor: Some(format!("{:.0}/s", floor.rate)),
         figure: Some(ours.rate / floor.rate),
         target: Some(Target::AtLeast(least)),
+    });
+    report.line(Line {
+        work: format!("{work}: rate: the least in SQL that keeps our promises"),
+        ours: format!("{:.0}/s", promised.rate),
+        floor: Some(format!("{:.0}/s", floor.rate)),
+        figure: Some(promised.rate / floor.rate),
+        target: None,
     });
     for (percent, target) in [(50, (connections == 1).then_some(1.3)), (99, None)] {
         let (mine, its) = (
@@ -363,7 +376,7 @@ fn children_cpu() -> Result<f64, AnyError> {
 
 fn pgbench(
     postgres: &Postgres,
-    database: &str,
+    protocol: &str,
     script: &str,
     connections: usize,
     extent: &str,
@@ -375,7 +388,7 @@ fn pgbench(
     let before = children_cpu()?;
     let started = Instant::now();
     let output = Command::new("pgbench")
-        .args(["-n", "-M", "prepared", "-l", extent])
+        .args(["-n", "-M", protocol, "-l", extent])
         .args(["-D", "i=0", "-D", &format!("step={connections}")])
         .args(["-c", &clients, "-j", &threads])
         .args([
@@ -388,7 +401,7 @@ fn pgbench(
         ])
         .arg("-f")
         .arg(&file)
-        .arg(database)
+        .arg("ours")
         .current_dir(&directory.0)
         .output()?;
     let took = started.elapsed().as_secs_f64();

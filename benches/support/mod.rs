@@ -4,6 +4,7 @@
 #![allow(dead_code)]
 
 pub mod edits;
+pub mod least;
 pub mod passes;
 pub mod report;
 pub mod server;
@@ -15,6 +16,9 @@ use tokio_postgres::{Client, NoTls};
 
 /// What every assistant should be, by an independent mapping. $1: the default model.
 pub const EXPECTED: &str = include_str!("../../tests/fixtures/expected.sql");
+
+/// Of agents that name no model.
+pub const DEFAULT_MODEL: &str = "openai:gpt-4o";
 
 pub type AnyError = Box<dyn std::error::Error>;
 
