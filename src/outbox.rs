@@ -93,7 +93,7 @@ pub const BY_INDEX: &str = sql!("by_index");
 
 /// Claims up to `limit` changes that are due, of agents that are not to be left for later. After [`BY_INDEX`].
 pub async fn claim(
-    tx: &Transaction<'_>,
+    session: Session<'_>,
     order: Order<'_>,
     later: &[AgentId],
     limit: usize,
@@ -110,8 +110,8 @@ pub async fn claim(
     };
     // Sent together.
     let (rows, by_any_plan) = join!(
-        tx.query_typed(statement, &params),
-        tx.batch_execute(sql!("by_any_plan")),
+        session.query(statement, &params),
+        session.tx.batch_execute(sql!("by_any_plan")),
     );
     let rows = rows?;
     by_any_plan?;

@@ -3,8 +3,8 @@
 use agent_sync::access::Access;
 use agent_sync::changes::{self, bursts::Bursts};
 use agent_sync::config::{SCOPE, Settings};
-use agent_sync::database::begin;
-use agent_sync::outbox::{self, Order};
+use agent_sync::database::{begin, begin_with};
+use agent_sync::outbox::{self, BY_INDEX, Order};
 use agent_sync::syncer::Syncer;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -93,7 +93,7 @@ async fn every_organization_gets_its_turn_whatever_changed_and_the_oldest_get_th
         let pool = db.pool();
         let mut client = pool.client().await.expect("a connection");
         let tx = begin(&mut client).await.expect("begun");
-        let claimed = outbox::claim(&tx, Order::Turns { after: "" }, &[], 100)
+        let claimed = outbox::claim((&*tx).into(), Order::Turns { after: "" }, &[], 100)
             .await
             .expect("claimed");
         for organization in &few {
@@ -105,7 +105,7 @@ async fn every_organization_gets_its_turn_whatever_changed_and_the_oldest_get_th
         let other_pool = db.pool();
         let mut other = other_pool.client().await.expect("a connection");
         let other = begin(&mut other).await.expect("begun");
-        let others = outbox::claim(&other, Order::Turns { after: "" }, &[], 100)
+        let others = outbox::claim((&*other).into(), Order::Turns { after: "" }, &[], 100)
             .await
             .expect("claimed");
         assert_eq!(claimed_of(&db, &others, many).await, 80, "{kind}");
@@ -126,8 +126,9 @@ async fn a_claim_looks_at_little_more_than_what_it_takes() {
     let pool = db.pool();
     for order in [Order::Age, Order::Turns { after: "" }] {
         let mut client = pool.client().await.expect("a connection");
-        let tx = begin(&mut client).await.expect("begun");
-        let claimed = outbox::claim(&tx, order, &[], 100).await;
+        let begun = begin_with(&mut client, BY_INDEX).await;
+        let (tx, _) = begun.expect("begun");
+        let claimed = outbox::claim((&*tx).into(), order, &[], 100).await;
         let claimed = claimed.expect("claimed").agents().len();
         assert!((80..=100).contains(&claimed), "{order:?}: {claimed}");
         let looked_at = "select seq_tup_read, idx_tup_fetch from pg_catalog.pg_stat_xact_all_tables
@@ -198,7 +199,7 @@ async fn more_organizations_than_there_are_places_get_their_turns_one_batch_afte
     let mut client = pool.client().await.expect("a connection");
     for left in [17, 8, 0] {
         let tx = begin(&mut client).await.expect("begun");
-        let claimed = outbox::claim(&tx, Order::Turns { after: &turn }, &[], 50)
+        let claimed = outbox::claim((&*tx).into(), Order::Turns { after: &turn }, &[], 50)
             .await
             .expect("claimed");
         assert!(claimed.many);

@@ -452,16 +452,23 @@ async fn an_edit_that_comes_right_after_a_sync_is_held_for_a_moment() {
     TestWorker::start(&db, ALL).await.stop().await;
     let (syncer, mut bursts, stop) = (syncer(&db), Bursts::default(), CancellationToken::new());
     stop.cancel();
+    // Another worker has something in hand all the while, so the outbox is not seen empty in between.
+    let in_hand =
+        "insert into agent_sync.outbox (source, key) values ('agents', gen_random_uuid())";
+    db.execute(in_hand).await;
+    let other = db.connect().await;
+    let taking = "begin; delete from agent_sync.outbox";
+    other.batch_execute(taking).await.expect("taken");
     db.execute("update public.agents set system_prompt = 'first'")
         .await;
     changes::drain(&syncer, &mut bursts, &stop)
         .await
         .expect("drained");
     assert_eq!(db.prompt(agent).await.as_deref(), Some("first"));
-    // One batch only, so the outbox was not seen empty in between. The edit's age is fixed: now, by any clock.
+    // The edit's age is fixed: now, by any clock.
     db.execute(
         "update public.agents set system_prompt = 'second';
-         update agent_sync.outbox set changed_at = clock_timestamp() + interval '1 hour'",
+         update agent_sync.outbox set changed_at = clock_timestamp() + interval '1 hour' where key = (select id::text from public.agents)",
     )
     .await;
     let drained = changes::drain(&syncer, &mut bursts, &stop)
@@ -472,6 +479,7 @@ async fn an_edit_that_comes_right_after_a_sync_is_held_for_a_moment() {
         drained.next.is_some_and(|pause| pause <= bursts::QUIET),
         "{drained:?}"
     );
+    other.batch_execute("commit").await.expect("done");
     assert_eq!(db.count("agent_sync.outbox").await, 1);
     db.execute("update agent_sync.outbox set changed_at = clock_timestamp() - interval '1 second'")
         .await;

@@ -33,7 +33,7 @@ enum Leaves {
 }
 
 /// A sync, in the order in which its statements are sent: of those that are sent together, the last.
-const SYNC: [Step; 14] = {
+const SYNC: [Step; 15] = {
     const fn after(statement: &'static str, leaves: Leaves) -> Step {
         Step { statement, leaves }
     }
@@ -42,7 +42,7 @@ const SYNC: [Step; 14] = {
         after("START TRANSACTION", Transaction),
         // With the transaction's limits and `claim`.
         after(sql!("by_any_plan"), Transaction),
-        // With `lock_agents`, `delete_claimed`, `shared_settings`, the savepoint, `read_agents` and `ledger_read`.
+        // With `lock_agents`, `shared_settings`, the savepoint, `read_agents` and `ledger_read`.
         after(sql!("assistants_observe"), TablesRead),
         after(sql!("weigh_removals"), TablesRead),
         // With the limit for locks.
@@ -51,6 +51,7 @@ const SYNC: [Step; 14] = {
         after(sql!("assistants_delete"), TablesRead),
         after(sql!("ledger_synced"), TablesRead),
         after(sql!("ledger_removed"), TablesRead),
+        after(sql!("delete_claimed"), TablesRead),
         after("COMMIT\0", Nothing), // to its end: there is `read committed`, too
         after("of each the assistant that stands", Nothing), // `write_back`
         after(sql!("claim_shared"), Transaction),

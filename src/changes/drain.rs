@@ -1,6 +1,7 @@
 //! Draining the outbox: batch after batch is claimed, synced and settled, until nothing is due.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -10,7 +11,8 @@ use tracing::{error, info};
 
 use super::bursts::Bursts;
 use super::pace::Consequence;
-use crate::database::{Client, DEADLINE, Error, Lease, Transaction, begin, begin_unlimited, limit};
+use crate::database::kept::Kept;
+use crate::database::{Client, DEADLINE, Error, Lease, Session, Transaction, begin, begin_with};
 use crate::ids::AgentId;
 use crate::outbox::{self, BY_INDEX, Claimed, Order};
 use crate::syncer::{Origin, Syncer};
@@ -146,7 +148,7 @@ async fn drain_batches(
         .map(|client| claim(syncer, client, order, &held, at_most));
     let (mut drained, mut work) = (None, Vec::new());
     for (place, claim) in join_all(claiming).await.into_iter().enumerate() {
-        let Claim { tx, mark, claimed } = claim?;
+        let Claim { tx, kept, claimed } = claim?;
         if claimed.is_empty() {
             tx.rollback().await?;
             continue;
@@ -165,13 +167,13 @@ async fn drain_batches(
             tx.rollback().await?;
             continue;
         }
-        work.push((place, Claim { tx, mark, claimed }));
+        work.push((place, Claim { tx, kept, claimed }));
     }
     let in_hand = work.iter().flat_map(|(_, claim)| claim.claimed.agents());
     bursts.pace.takes(in_hand.collect());
     let syncing = work.into_iter().map(async |(place, claim)| {
-        let Claim { tx, mark, claimed } = claim;
-        let batch = syncer.sync_claimed(tx, mark.as_deref(), &claimed).await?;
+        let Claim { tx, kept, claimed } = claim;
+        let batch = syncer.sync_claimed(tx, kept.as_deref(), &claimed).await?;
         Ok((place, (claimed, batch)))
     });
     let (mut done, mut failed) = (HashMap::new(), None);
@@ -210,8 +212,8 @@ async fn drain_batches(
 /// A transaction that has claimed something.
 struct Claim<'c> {
     tx: Transaction<'c>,
-    /// That of its session.
-    mark: Option<String>,
+    /// What its session keeps.
+    kept: Option<Arc<Kept>>,
     claimed: Claimed,
 }
 
@@ -223,14 +225,13 @@ async fn claim<'c>(
     at_most: usize,
 ) -> Result<Claim<'c>, Error> {
     let claiming = async {
-        let tx = begin_unlimited(client).await?;
-        // Sent together.
-        let (mark, claimed) = futures::join!(limit(&tx, BY_INDEX), async {
-            let leased = syncer.leased(&tx).await?;
-            outbox::claim(&tx, order, &[held, &leased].concat(), at_most).await
-        });
-        let (mark, claimed) = (mark?, claimed?);
-        Ok(Claim { tx, mark, claimed })
+        let (tx, mark) = begin_with(client, BY_INDEX).await?;
+        let kept = syncer.database.keeper.of(&tx, mark.as_deref()).await?;
+        let leased = syncer.leased(&tx).await?;
+        let session = Session::new(&tx, kept.as_deref());
+        let later = [held, &leased].concat();
+        let claimed = outbox::claim(session, order, &later, at_most).await?;
+        Ok(Claim { tx, kept, claimed })
     };
     syncer.step(claiming).await
 }

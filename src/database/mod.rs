@@ -279,29 +279,27 @@ pub async fn at_once(
 
 /// Begins a transaction: READ COMMITTED, whatever the role's default, and within our limits.
 pub async fn begin(client: &mut Client) -> Result<Transaction<'_>, Error> {
-    let tx = begin_unlimited(client).await?;
-    limit(&tx, "").await?;
+    let (tx, _) = begin_with(client, "").await?;
     Ok(tx)
 }
 
-/// The same, but [`limit`] is to come first.
-pub async fn begin_unlimited(client: &mut Client) -> Result<Transaction<'_>, Error> {
+/// The same, with settings besides the limits. Returns the mark of the transaction's session, too ([`kept`]).
+pub async fn begin_with<'c>(
+    client: &'c mut Client,
+    settings: &str,
+) -> Result<(Transaction<'c>, Option<String>), Error> {
     let builder = client.build_transaction();
     let tx = builder
         .isolation_level(IsolationLevel::ReadCommitted)
         .read_only(false)
         .start()
         .await?;
-    Ok(tx)
-}
-
-/// Sets a transaction's limits, and what else it begins with. Returns the mark of its session ([`kept`]).
-pub async fn limit(tx: &Transaction<'_>, settings: &str) -> Result<Option<String>, Error> {
-    let limits = tx.simple_query(&format!("{LIMITS}; {settings}")).await?;
-    Ok(limits.iter().find_map(|message| match message {
+    let limited = tx.simple_query(&format!("{LIMITS}; {settings}")).await?;
+    let mark = limited.iter().find_map(|message| match message {
         SimpleQueryMessage::Row(row) => row.get("mark").map(str::to_owned),
         _ => None,
-    }))
+    });
+    Ok((tx, mark))
 }
 
 /// Begins a transaction in which nothing can be written. `RepeatableRead`: it sees one state of everything.

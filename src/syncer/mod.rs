@@ -3,11 +3,12 @@
 //! One order in every door, each step a later statement than the one before:
 //!
 //! 1. *claim* (the change loop only),
-//! 2. *lock* the agents ([`Syncer::sync`] from here on), and take what was claimed off the outbox,
+//! 2. *lock* the agents ([`Syncer::sync`] from here on),
 //! 3. *decide reach and read*: a statement that waited for the lock and read in one go would read from a snapshot older
 //!    than the lock, and could overwrite what another worker has just written,
-//! 4. *write* assistants and ledger, *commit*,
-//! 5. *write back* ([`crate::write_back`]), outside the transaction: it is the only lock that an editor could wait for.
+//! 4. *write* assistants and ledger,
+//! 5. *delete* what was claimed (the change loop only), *commit*,
+//! 6. *write back* ([`crate::write_back`]), outside the transaction: it is the only lock that an editor could wait for.
 //!
 //! Where assistants live outside the database, the transaction falls into several ([`beyond`]), and a lease takes the lock's place.
 
@@ -45,7 +46,8 @@ use work::Work;
 use crate::access::Access;
 use crate::activity::Activity;
 use crate::config::Settings;
-use crate::database::{Client, Database, Error, Fault, Param, Session, begin_unlimited, limit};
+use crate::database::kept::Kept;
+use crate::database::{Client, Database, Error, Fault, Param, Session, begin_with};
 use crate::doorbell::Doorbell;
 use crate::ids::AgentId;
 use crate::metrics::{Connections, Metrics, StoreCalls};
@@ -241,10 +243,13 @@ impl Syncer {
         origin: Origin<'_>,
     ) -> Result<Batch, Error> {
         let mut client = self.database.client().await?;
-        let mut tx = begin_unlimited(&mut client).await?;
-        let mark = limit(&tx, "").await?;
+        let (mut tx, mark) = begin_with(&mut client, "").await?;
+        let kept = match agents.len() <= FEW {
+            true => self.database.keeper.of(&tx, mark.as_deref()).await?,
+            false => None,
+        };
         let batch = self
-            .sync(&mut tx, mark.as_deref(), agents, entrance)
+            .sync(&mut tx, kept.as_deref(), agents, entrance)
             .await?;
         tx.commit().await?;
         self.committed(&mut client, &batch, origin).await;
@@ -252,42 +257,40 @@ impl Syncer {
         Ok(batch)
     }
 
-    /// Syncs the agents of changes that this transaction has claimed, and takes those off the outbox. `mark`: that of its session.
+    /// Syncs the agents of changes that this transaction has claimed, and takes those off the outbox. `kept`: what its session
+    /// keeps.
     pub async fn sync_claimed(
         &self,
         mut tx: Transaction<'_>,
-        mark: Option<&str>,
+        kept: Option<&Kept>,
         claimed: &Claimed,
     ) -> Result<Batch, Error> {
         if let Some(target) = self.beyond() {
             return Box::pin(self.sync_claimed_beyond(target, tx, claimed)).await;
         }
         let (agents, entrance) = (claimed.agents(), Entrance::Change(claimed));
-        let batch = Box::pin(self.sync(&mut tx, mark, &agents, entrance)).await?;
+        let batch = Box::pin(self.sync(&mut tx, kept, &agents, entrance)).await?;
         tx.commit().await?;
         Ok(batch)
     }
 
-    /// Locks the agents and makes their assistants what they should be, within the caller's transaction, whose session has this mark.
+    /// Locks the agents and makes their assistants what they should be, within the caller's transaction. `kept`: what its session keeps.
     ///
     /// An agent that the database refuses fails alone: the batch is halved around it, each half behind a savepoint. Any
     /// other error is the caller's, and so is the rollback.
     pub async fn sync(
         &self,
         tx: &mut Transaction<'_>,
-        mark: Option<&str>,
+        kept: Option<&Kept>,
         agents: &[AgentId],
         entrance: Entrance<'_>,
     ) -> Result<Batch, Error> {
         let shape = self.source.shape(tx.client()).await?;
-        let kept = match agents.len() <= FEW {
-            true => self.database.keeper.of(tx, mark).await?,
-            false => None,
-        };
+        let kept = kept.filter(|_| agents.len() <= FEW);
         // Sent together, answered in this order, as much of what follows is.
-        let session = Session::new(tx, kept.as_deref());
+        let session = Session::new(tx, kept);
         let (shared, seen) = futures::join!(
-            self.open(session, agents, entrance),
+            self.lock(session, agents),
             self.look_behind(session, &shape, agents, entrance),
         );
         let reach = Reach {
@@ -298,7 +301,7 @@ impl Syncer {
         let (mut batch, mut failed) = (Batch::default(), Batch::default());
         let (mut chunks, mut seen) = (vec![agents], Some(seen));
         while let Some(chunk) = chunks.pop() {
-            let session = Session::new(tx, kept.as_deref());
+            let session = Session::new(tx, kept);
             let seen = match seen.take() {
                 Some(seen) => seen,
                 None => self.look_behind(session, &shape, chunk, entrance).await,
@@ -355,6 +358,10 @@ impl Syncer {
             });
         }
         batch.add(failed);
+        // Not before: what is pending is looked at when removals are weighed.
+        if let Entrance::Change(claimed) = entrance {
+            outbox::settle(Session::new(tx, kept), claimed, |_| true).await?;
+        }
         Ok(batch)
     }
 
@@ -378,28 +385,14 @@ impl Syncer {
         self.write_back.run(client, &batch.write_back).await;
     }
 
-    /// What comes before anything is read: the agents are locked, and what was claimed is taken off the outbox. Returns the scope that all
-    /// workers share, as it is from then on.
-    async fn open(
-        &self,
-        session: Session<'_>,
-        agents: &[AgentId],
-        entrance: Entrance<'_>,
-    ) -> Result<Scope, Error> {
-        let settling = async {
-            match entrance {
-                Entrance::Change(claimed) => outbox::settle(session, claimed, |_| true).await,
-                Entrance::Pass | Entrance::Request(_) => Ok(()),
-            }
-        };
+    /// Locks the agents. Returns the scope that all workers share, as it is from then on.
+    async fn lock(&self, session: Session<'_>, agents: &[AgentId]) -> Result<Scope, Error> {
         let locking: [Param<'_>; 1] = [(&agents, Type::UUID_ARRAY)];
-        let (locked, settled, shared) = futures::join!(
+        let (locked, shared) = futures::join!(
             session.query(sql!("lock_agents"), &locking),
-            settling,
             shared_scope(session),
         );
         locked?;
-        settled?;
         shared
     }
 
