@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 
 use agent_sync::access::Access;
 use agent_sync::config::Settings;
-use agent_sync::ids::AgentId;
+use agent_sync::database::begin;
+use agent_sync::ids::{AgentId, SYSTEM};
+use agent_sync::ledger::{self, Written};
 use agent_sync::pass::{self, Extent};
 use agent_sync::scope::Scope;
 use agent_sync::source::{Page, Stretch};
@@ -346,4 +348,35 @@ async fn agents_that_are_gone_and_done_with_are_passed_by() {
     .await;
     assert_eq!(pass(&db, &syncer).await.created, 1);
     assert_eq!(db.differences().await, Vec::<String>::new());
+}
+
+/// Of an assistant that is about to be written elsewhere, the ledger does not say any more which row of the table it knows.
+#[tokio::test]
+async fn what_is_announced_is_of_no_version_of_a_row() {
+    let (db, syncer) = setting().await;
+    let [agent] = agents(&db).await;
+    pass(&db, &syncer).await;
+    let of_a_row = "agent_sync.ledger where row_xmin is not null or row_ctid is not null";
+    assert_eq!(db.count(of_a_row).await, 1);
+    // Nobody has said yet that it is ours.
+    db.execute("update agent_sync.ledger set content_hash = null")
+        .await;
+    let pool = db.pool();
+    let mut client = pool.client().await.expect("a connection");
+    let tx = begin(&mut client).await.expect("begun");
+    let announced = Written {
+        assistant_id: agent.canonical(),
+        agent_id: agent,
+        organization_id: None,
+        owner: SYSTEM.to_owned(),
+        content_hash: Vec::new(),
+        row_hash: b"what is sent".to_vec(),
+        source_hash: None,
+        row_version: None,
+    };
+    ledger::intended(&tx, &[announced])
+        .await
+        .expect("announced");
+    tx.commit().await.expect("committed");
+    assert_eq!(db.count(of_a_row).await, 0);
 }
