@@ -5,7 +5,7 @@ use agent_sync::config::{Authorize, Settings};
 use agent_sync::ids::AgentId;
 use agent_sync::plan::{Claim, IfExists};
 use agent_sync::scope::Scope;
-use agent_sync::syncer::{Entrance, Glance, Syncer};
+use agent_sync::syncer::{Batch, Entrance, Glance, Syncer};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
@@ -74,6 +74,20 @@ impl Scene {
         let claim = self.claim(user);
         let seen = self.syncer.glance(self.agent, &claim).await;
         seen.expect("a glance")
+    }
+
+    /// What a request comes to that has the agent synced.
+    async fn synced(&self, user: Uuid) -> (Claim, Batch) {
+        let (claim, agents) = (self.claim(user), [self.agent]);
+        let synced = self.syncer.sync_now(&agents, Entrance::Request(&claim));
+        let batch = synced.await.expect("synced");
+        (claim, batch)
+    }
+
+    /// The answer to that request, where a glance gives it.
+    async fn answer_to(&self, (claim, batch): &(Claim, Batch)) -> Option<Value> {
+        let answer = self.syncer.glance_again(self.agent, claim, batch).await;
+        answer.map(|answer| serde_json::from_str(&answer).expect("JSON"))
     }
 
     /// The assistant that a user is answered with at a glance.
@@ -338,4 +352,156 @@ async fn a_request_that_names_an_id_and_one_while_a_newer_worker_takes_over_are_
         .execute("insert into agent_sync.migrations (version) values (9999)")
         .await;
     assert!(matches!(scene.glance(scene.alice).await, Glance::Unclear));
+}
+
+/// Nobody is shown an agent any more.
+const CLOSE: &str = "create policy closed on public.agents as restrictive using (false)";
+const OPEN: &str = "drop policy closed on public.agents";
+
+#[tokio::test]
+async fn who_was_asked_about_under_the_lock_is_not_asked_about_again() {
+    for authorize in [Authorize::Agent, Authorize::Source] {
+        let mut scene = Scene::with(authorize, Settings::default()).await;
+        let role = format!("authenticator_{}", Uuid::new_v4().simple());
+        let made = format!("create role {role} login noinherit; grant authenticated to {role}");
+        scene.db.execute(&made).await;
+        for login in [scene.db.url(), scene.db.url_as(&role)] {
+            let access = Access::new(&login, authorize, true);
+            scene.syncer = Syncer::new(scene.db.pool(), access, Settings::default());
+            let bob = scene.member().await;
+            let synced = scene.synced(bob).await;
+            scene.db.execute(CLOSE).await;
+            let answer = scene.answer_to(&synced).await.expect("in step");
+            let copy = scene.agent.copy_for(&bob.to_string());
+            assert_eq!(answer["assistant_id"], json!(copy));
+            assert_eq!(answer["context"]["model_name"], "provider:model");
+            assert!(matches!(scene.glance(bob).await, Glance::Denied));
+            scene.db.execute(OPEN).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_the_agent_says_since_then_is_shown_to_nobody_who_was_not_asked_about_that() {
+    let scene = Scene::new().await;
+    let (other, _) = scene.db.organization().await;
+    let (agent, ours) = (scene.agent, scene.organization);
+    let everybodys = "insert into agent_sync.settings (scope) values ('all')";
+    let mut shown = Vec::new();
+    for change in [
+        "select",
+        "update public.agents set organization_id = '{other}', system_prompt = 'secret'",
+        "update public.agents set organization_id = '{other}'",
+        "update public.agents set system_prompt = 'secret'",
+        "update public.agents set sampling_params = '{\"secret\": 1}'",
+        "update public.mcp_tools set endpoint_url = 'https://secret.example'",
+        "insert into public.agent_mcp_tools select '{agent}', id from public.mcp_tools where id <> '{MODEL}'",
+        "update public.ai_models set runtime_model_name = 'provider:secret'",
+        "update public.agents set engine_id = null",
+        "update public.agents set status = 'disabled'",
+        "delete from public.agents",
+    ] {
+        scene
+            .db
+            .execute(&format!(
+                "delete from langgraph_server.assistants; delete from agent_sync.ledger; delete from agent_sync.settings;
+                 delete from public.mcp_tools where id <> '{MODEL}';
+                 insert into public.mcp_tools (tool_name, endpoint_url) values ('more', 'https://more.example');
+                 update public.agents set organization_id = '{ours}', status = 'active', engine_id = '{MODEL}', system_prompt = null, sampling_params = null;
+                 update public.mcp_tools set endpoint_url = 'https://a.example'; update public.ai_models set runtime_model_name = 'provider:model'"
+            ))
+            .await;
+        let synced = scene.synced(scene.alice).await;
+        let answer = scene.answer_to(&synced).await.expect("in step");
+        assert_eq!(answer["metadata"]["owner"], json!(scene.alice), "{change}");
+        let change = change
+            .replace("{other}", &other.to_string())
+            .replace("{agent}", &agent.to_string())
+            .replace("{MODEL}", MODEL);
+        scene.db.execute(everybodys).await;
+        scene.db.execute(&change).await;
+        // What comes of it is in step, and everybody's.
+        let pass = scene.syncer.sync_now(&[agent], Entrance::Pass).await;
+        pass.expect("synced");
+        let active = "public.agents where status = 'active'";
+        if scene.db.count(active).await > 0 {
+            let unasked = Claim {
+                identity: None,
+                ..scene.claim(scene.alice)
+            };
+            let seen = scene.syncer.glance(agent, &unasked).await;
+            assert!(matches!(seen, Ok(Glance::InStep(_))), "{change}: {seen:?}");
+        }
+        if let Some(answer) = scene.answer_to(&synced).await {
+            shown.push((change, answer["metadata"]["owner"].clone()));
+        }
+    }
+    // Who has it meanwhile does not matter: it says what they were asked about.
+    assert_eq!(shown, [("select".to_owned(), json!("system"))]);
+}
+
+#[tokio::test]
+async fn who_was_not_asked_about_under_the_lock_is_asked_about_before_they_are_answered() {
+    let settings = Settings {
+        scope: Scope::All,
+        ..Settings::default()
+    };
+    let scene = Scene::with(Authorize::Agent, settings).await;
+    let mallory = Uuid::new_v4();
+    for prompt in ["first", "second"] {
+        let edit = format!("update public.agents set system_prompt = '{prompt}'");
+        scene.db.execute(&edit).await;
+        // What is written is everybody's. (Mallory has just lost the agent, say.)
+        let mallorys = scene.synced(mallory).await;
+        assert_eq!(scene.answer_to(&mallorys).await, None);
+        let alices = scene.synced(scene.alice).await;
+        let answer = scene.answer_to(&alices).await.expect("in step");
+        assert_eq!(answer["context"]["system_prompt"], prompt);
+        scene.db.execute(CLOSE).await;
+        assert_eq!(scene.answer_to(&alices).await, None);
+        scene.db.execute(OPEN).await;
+    }
+    // Nor does it help whom the sync has refused.
+    let scene = Scene::new().await;
+    let mallorys = scene.synced(mallory).await;
+    assert_eq!(mallorys.1.answer, None);
+    assert_eq!(scene.answer_to(&mallorys).await, None);
+}
+
+#[tokio::test]
+async fn whatever_tables_and_columns_there_are_what_was_asked_about_is_known_again() {
+    let scene = Scene::new().await;
+    scene
+        .db
+        .execute(&format!(
+            "create policy everybody on public.agents using (true);
+             insert into public.mcp_tools (tool_name, endpoint_url) values ('b', 'https://b.example'), ('c', 'https://c.example');
+             insert into public.agent_mcp_tools select '{}', id from public.mcp_tools where id <> '{MODEL}'",
+            scene.agent
+        ))
+        .await;
+    for change in [
+        "select",
+        "delete from public.agent_mcp_tools",
+        "update public.agents set engine_id = null",
+        "alter table public.mcp_tools drop column auth_required",
+        "alter table public.agents drop column sampling_params; alter table public.agents add column temperature float default 0.5, add column max_tokens int",
+        "alter table public.agents drop column assistant_tool_ids",
+        "alter table public.agents drop column organization_id cascade",
+        "alter table public.agents drop column langgraph_assistant_id",
+        "drop table public.ai_models cascade",
+        "drop table public.mcp_tools cascade",
+        "alter table public.agents drop column description, drop column graph_id, drop column status, drop column deleted_at",
+        "alter table public.agents drop column engine_id, drop column system_prompt, drop column name",
+    ] {
+        scene.db.execute(change).await;
+        scene.syncer.source.outdated();
+        let user = Uuid::new_v4();
+        let synced = scene.synced(user).await;
+        scene.db.execute(CLOSE).await;
+        let answer = scene.answer_to(&synced).await;
+        let answer = answer.unwrap_or_else(|| panic!("not in step: {change}"));
+        assert_eq!(answer["metadata"]["owner"], json!(user), "{change}");
+        scene.db.execute(OPEN).await;
+    }
 }

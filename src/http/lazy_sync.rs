@@ -89,7 +89,7 @@ pub async fn run(
         Ok(batch) => batch,
         Err(e) => return failed(e),
     };
-    match (batch.answer, batch.outcomes.into_iter().next()) {
+    match (&batch.answer, batch.outcomes.first()) {
         (_, Some((_, Outcome::Busy))) => Err(Problem::unavailable()),
         (_, Some((_, Outcome::Failed(error)))) => skipped(&format!("the sync failed: {error}")),
         (Some(Answer::Taken), _) => Ok(Err(NotSynced::Taken(
@@ -99,10 +99,8 @@ pub async fn run(
             "the caller has {MOST} assistants of this agent already"
         )),
         (Some(Answer::Assistant(id)), _) => {
-            Ok(Ok(match syncer.glance_again(agent, &claim).await {
-                Some(answer) => Synced::Answer(answer),
-                None => Synced::Assistant(id),
-            }))
+            let answer = syncer.glance_again(agent, &claim, &batch).await;
+            Ok(Ok(answer.map_or(Synced::Assistant(*id), Synced::Answer)))
         }
         (None, _) => skipped(NO_SUCH_AGENT),
     }

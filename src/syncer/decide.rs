@@ -265,6 +265,11 @@ impl Syncer {
                 work.refuse(subject, verdict, observed);
             }
         }
+        if let Some(claim) = claim {
+            let is_granted = |agent| permissions.is_granted(&claim.owner, agent);
+            let permitted = seen.sources.iter().filter(|(agent, _)| is_granted(**agent));
+            work.permitted = permitted.map(|(id, said)| (*id, said.clone())).collect();
+        }
         for (agent, in_scope, mut steps) in planned {
             let is_refused = |owner: &str| permissions.refusal(owner, agent).is_some();
             steps.retain(|planned: &Planned<'_>| !is_refused(&planned.assistant.owner));

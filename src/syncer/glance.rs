@@ -5,6 +5,8 @@
 //! agent in between gets nothing, and whoever is shown something else than the worker was gets no answer here. That nothing is to be done
 //! is told as a pass tells it ([`super::look`]): by what the last sync has noted. What is not plainly in step is left to
 //! [`Syncer::sync_now`], and who is not plainly the agent's to [`Syncer::may_have`].
+//!
+//! After a sync which has asked the caller under the agent's lock, the first look is enough, while the agent says what it said then.
 
 use std::collections::BTreeMap;
 
@@ -12,6 +14,7 @@ use serde_json::json;
 use time::OffsetDateTime;
 use tokio_postgres::SimpleQueryRow;
 
+use super::permission::hex;
 use super::reach::Reach;
 use super::{Batch, Entrance, Origin, Outcome, Syncer};
 use crate::access::{Arguments, Glimpse};
@@ -39,7 +42,7 @@ impl Syncer {
     /// Looks at an agent in a caller's name.
     pub async fn glance(&self, agent: AgentId, claim: &Claim) -> Result<Glance, Error> {
         let origin = Origin::of(Entrance::Request(claim));
-        match self.look_at(agent, claim).await {
+        match self.look_at(agent, claim, None).await {
             Ok(Glance::InStep(answer)) => {
                 let batch = Batch {
                     outcomes: vec![(agent, Outcome::Skipped)],
@@ -53,16 +56,31 @@ impl Syncer {
         }
     }
 
-    /// The answer, where an agent was synced just now. Nothing of it is news.
-    pub async fn glance_again(&self, agent: AgentId, claim: &Claim) -> Option<String> {
-        match self.look_at(agent, claim).await {
+    /// The answer, where an agent was synced just now, with this claim and that result. Nothing of it is news.
+    pub async fn glance_again(
+        &self,
+        agent: AgentId,
+        claim: &Claim,
+        synced: &Batch,
+    ) -> Option<String> {
+        let permitted = synced.permitted.get(&agent);
+        match self
+            .look_at(agent, claim, permitted.map(Vec::as_slice))
+            .await
+        {
             Ok(Glance::InStep(answer)) => Some(answer),
             // It has been edited just then, say.
             _ => None,
         }
     }
 
-    async fn look_at(&self, agent: AgentId, claim: &Claim) -> Result<Glance, Error> {
+    /// `permitted`: what the claimant may have of the agent, as a hash, for they were asked about that just now.
+    async fn look_at(
+        &self,
+        agent: AgentId,
+        claim: &Claim,
+        permitted: Option<&[u8]>,
+    ) -> Result<Glance, Error> {
         let Some(shape) = self.source.known_shape() else {
             return Ok(Glance::Unclear);
         };
@@ -75,8 +93,8 @@ impl Syncer {
             basis: &self.basis(),
         };
         let identity = claim.identity.as_ref().filter(|_| !self.access.is_open());
-        let rows = match identity {
-            Some(identity) => {
+        let rows = match (identity, permitted) {
+            (Some(identity), None) => {
                 let glance = self
                     .access
                     .glance(&self.database, &shape, identity, &arguments);
@@ -94,7 +112,7 @@ impl Syncer {
                 }
                 rows
             }
-            None => {
+            (_, permitted) => {
                 let glance = &shape.glances(Authorize::Agent).glance;
                 let rows = self
                     .database
@@ -104,6 +122,12 @@ impl Syncer {
                     return Ok(Glance::Unclear);
                 };
                 check_version(&rows)?;
+                let said = rows.first().map(|row| text(row, "said"));
+                let said = said.transpose()?.flatten();
+                // What is in step says what the agent says. Whether they may have that, too, nobody has asked.
+                if permitted.is_some_and(|permitted| said != Some(hex(permitted).as_str())) {
+                    return Ok(Glance::Unclear);
+                }
                 rows
             }
         };

@@ -467,6 +467,7 @@ impl Syncer {
                 .map(|(agent, name)| (agent, name.to_owned()))
                 .collect(),
             answer: work.given,
+            permitted: work.permitted,
             objection: work.objection,
             outcomes: work.outcomes.into_iter().collect(),
             write_back,

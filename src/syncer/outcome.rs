@@ -39,6 +39,8 @@ pub struct Batch {
     pub outcomes: Vec<(AgentId, Outcome)>,
     /// What the claimant gets, if the agent is active and was synced.
     pub answer: Option<Answer>,
+    /// What agents said that the claimant was asked about after they were read, and may have just as they were: as a hash.
+    pub(super) permitted: HashMap<AgentId, Vec<u8>>,
     /// Agents whose row does not name the assistant that it should, and which that is.
     pub(super) write_back: Vec<(AgentId, AssistantId)>,
     /// What agents are called, as far as it is known, of which there is anything to tell.
@@ -133,6 +135,7 @@ impl Batch {
     pub(super) fn add(&mut self, part: Self) {
         self.outcomes.extend(part.outcomes);
         self.answer = self.answer.take().or(part.answer);
+        self.permitted.extend(part.permitted);
         self.write_back.extend(part.write_back);
         self.names.extend(part.names);
         self.objection = self.objection.or(part.objection);

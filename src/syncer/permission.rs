@@ -23,7 +23,8 @@ use crate::store::Synced;
 /// How often agents are read that are edited just then.
 const ATTEMPTS: usize = 4;
 
-fn hex(bytes: &[u8]) -> String {
+/// As `encode` has it.
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -75,6 +76,12 @@ impl Permissions {
     pub fn refusal(&self, owner: &str, agent: AgentId) -> Option<&Verdict> {
         let verdict = self.0.get(owner)?.get(&agent)?;
         (*verdict != Verdict::Granted).then_some(verdict)
+    }
+
+    /// Whether this user was asked about, and may have the agent just as it was read.
+    pub fn is_granted(&self, owner: &str, agent: AgentId) -> bool {
+        let verdicts = self.0.get(owner);
+        verdicts.and_then(|verdicts| verdicts.get(&agent)) == Some(&Verdict::Granted)
     }
 
     fn of(&mut self, owner: &str) -> &mut HashMap<AgentId, Verdict> {

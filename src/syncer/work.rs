@@ -59,6 +59,8 @@ pub struct Work<'a> {
     squatted: HashSet<AgentId>,
     /// What the claimant gets.
     pub given: Option<Given>,
+    /// What agents said that the claimant may have, as it was read.
+    pub permitted: HashMap<AgentId, Vec<u8>>,
     pub outcomes: HashMap<AgentId, Outcome>,
 }
 
