@@ -11,15 +11,17 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
+use tokio_postgres::SimpleQueryRow;
 use tracing::{debug, error, warn};
 use uuid::Uuid;
 
 use crate::config;
+use crate::database::prepared::{Keeping, Prepared};
 use crate::database::{BATCH, Client, DEADLINE, Database, Error, Fault, at_once};
 use crate::ids::{AgentId, AssistantId};
 use crate::retry::Backoff;
@@ -28,6 +30,21 @@ use crate::sql;
 /// How many agents are written together. Whoever edits one of them meanwhile waits for all, and for what the
 /// application's triggers do about each: 500 bare ones take 30 ms.
 const TOGETHER: usize = 100;
+
+/// A crash may take it back: the next pass finds that.
+const LIMITS: &str = "set local synchronous_commit = off; ";
+
+/// What writes one agent, whose session keeps it: to plan it for many takes three times as long as to write one. (How it is planned is left
+/// to the server: whatever is set for that, the application's triggers would meet.)
+static ONE: LazyLock<Prepared> = LazyLock::new(|| {
+    let statement = sql!("write_back")
+        .replace(
+            "unnest(:'agents'::uuid[], :'assistants'::uuid[])",
+            "(values ($1, $2))",
+        )
+        .replace("unnest(:'agents'::uuid[])", "(values ($1))");
+    Prepared::new("uuid, uuid", &statement)
+});
 
 /// The longest pause before what an editor holds is tried again, and before what an operator has to mend is.
 const HELD: Duration = Duration::from_secs(30);
@@ -89,7 +106,7 @@ impl WriteBack {
         let _running = Running::begin(self);
         // First, so that nothing is forgotten should the caller go away in between.
         self.held.lock().extend(named.iter().copied());
-        match attempt(client, named).await {
+        match attempt(client, &self.database.keeping, named).await {
             Ok(left) => self.done(named, &left),
             Err(e) if e.fault() == Fault::Setup => self.refuse(named, &e.to_string()),
             Err(e) => {
@@ -131,13 +148,14 @@ impl WriteBack {
 
     async fn retry_batch(&self, named: &[Named]) -> Result<(), Error> {
         let client = self.database.client().await?;
-        match attempt(&client, named).await {
+        let keeping = &self.database.keeping;
+        match attempt(&client, keeping, named).await {
             Ok(left) => self.done(named, &left),
             Err(e) if e.fault() == Fault::Passing => return Err(e),
             // One row that the application's own triggers refuse must not keep the others from being written.
             Err(_) => {
                 for one in named.chunks(1) {
-                    match attempt(&client, one).await {
+                    match attempt(&client, keeping, one).await {
                         Ok(left) => self.done(one, &left),
                         Err(e) if e.fault() == Fault::Setup => self.refuse(one, &e.to_string()),
                         Err(e) => debug!(agent = ?one, error = %e, "the write-back failed again"),
@@ -232,19 +250,21 @@ impl Waiting {
 }
 
 /// Returns those that were not written, and why.
-async fn attempt(client: &Client, named: &[Named]) -> Result<Vec<(Named, Why)>, Error> {
+async fn attempt(
+    client: &Client,
+    keeping: &Keeping,
+    named: &[Named],
+) -> Result<Vec<(Named, Why)>, Error> {
     let mut left = Vec::new();
     for named in named.chunks(TOGETHER) {
-        // Nothing to escape: they are uuids, and we have written them down ourselves.
-        let literal = |ids: Vec<String>| format!("'{{{}}}'", ids.join(","));
-        let agents = literal(named.iter().map(|(agent, _)| agent.to_string()).collect());
-        let assistants = literal(named.iter().map(|(_, id)| id.to_string()).collect());
-        let statement = sql!("write_back")
-            .replace(":'agents'", &agents)
-            .replace(":'assistants'", &assistants);
-        // A crash may take it back: the next pass finds that.
-        let statement = format!("set local synchronous_commit = off; {statement}");
-        let rows = at_once(client, &statement).await?;
+        let rows = match named {
+            [one] => attempt_one(client, keeping, one).await?,
+            _ => None,
+        };
+        let rows = match rows {
+            Some(rows) => rows,
+            None => attempt_many(client, named).await?,
+        };
         left.extend(rows.iter().filter_map(|row| {
             let agent = AgentId(Uuid::try_parse(row.get("id")?).ok()?);
             let one = named.iter().find(|(candidate, _)| *candidate == agent)?;
@@ -257,4 +277,36 @@ async fn attempt(client: &Client, named: &[Named]) -> Result<Vec<(Named, Why)>, 
         }));
     }
     Ok(left)
+}
+
+/// `None`: sessions here keep nothing, and nothing was done.
+async fn attempt_one(
+    client: &Client,
+    keeping: &Keeping,
+    (agent, id): &Named,
+) -> Result<Option<Vec<SimpleQueryRow>>, Error> {
+    if !keeping.is_of_use() {
+        return Ok(None);
+    }
+    let execute = ONE.execute(&format!("'{agent}', '{id}'"));
+    for prepare in ["", ONE.prepare()] {
+        let sent = at_once(client, &format!("{LIMITS}{prepare}{execute}")).await;
+        keeping.is_missing(&sent);
+        // It is not there. Or it is there already: behind a pooler, this may be another session than just now.
+        if !sent.as_ref().is_err_and(|e| ONE.is_named_in(e)) {
+            return sent.map(Some);
+        }
+    }
+    Ok(None)
+}
+
+async fn attempt_many(client: &Client, named: &[Named]) -> Result<Vec<SimpleQueryRow>, Error> {
+    // Nothing to escape: they are uuids, and we have written them down ourselves.
+    let literal = |ids: Vec<String>| format!("'{{{}}}'", ids.join(","));
+    let agents = literal(named.iter().map(|(agent, _)| agent.to_string()).collect());
+    let assistants = literal(named.iter().map(|(_, id)| id.to_string()).collect());
+    let statement = sql!("write_back")
+        .replace(":'agents'", &agents)
+        .replace(":'assistants'", &assistants);
+    at_once(client, &format!("{LIMITS}{statement}")).await
 }

@@ -210,10 +210,21 @@ async fn asleep(db: &TestDatabase) {
 
 #[tokio::test]
 async fn a_worker_that_is_stopped_anywhere_in_a_sync_keeps_no_editor_waiting() {
-    join_all(SYNC.iter().map(stop_after)).await;
+    join_all(SYNC.iter().map(|step| stop_after(step, edit))).await;
 }
 
-async fn stop_after(step: &Step) {
+/// One that leaves one agent to write back, by a statement that the session keeps from then on.
+#[tokio::test]
+async fn a_worker_that_is_stopped_while_it_writes_one_agent_keeps_no_editor_waiting() {
+    let step = Step {
+        statement: "synchronous_commit = off; prepare agent_sync_",
+        leaves: Leaves::Nothing,
+    };
+    let one = "insert into public.agents (name, status) values ('new', 'active')";
+    stop_after(&step, |_| one.to_owned()).await;
+}
+
+async fn stop_after(step: &Step, edit: impl Fn(&Setting) -> String) {
     let statement = step.statement.trim_end_matches('\0');
     let setting = at_rest("0").await;
     let Setting {

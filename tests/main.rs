@@ -65,3 +65,4 @@ mod tls;
 mod triggers;
 mod upstream;
 mod versions;
+mod write_back;

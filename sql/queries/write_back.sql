@@ -2,7 +2,8 @@
 -- missing or wrong, and returns the agents that must be tried again, and why. 'held': an editor has the row, and we never wait
 -- for one of the customer's. 'refused': the update went through, and the row does not say what was written, which is the
 -- application's own triggers' doing. 'hidden': row-level security applies to this role, so nothing can be told of any of
--- them. (Literals, not parameters: this goes out in one message with the limits that come before it.)
+-- them. (Literals, not parameters: this goes out in one message with the limits that come before it. Of one agent, $1 and $2 are in their
+-- place, and the session keeps the statement.)
 with wrong as (
   select a.id, w.assistant_id::text as assistant_id
   from unnest(:'agents'::uuid[], :'assistants'::uuid[]) as w (agent_id, assistant_id)
