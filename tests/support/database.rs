@@ -24,6 +24,8 @@ async fn cluster() -> &'static Cluster {
                 "max_connections=400",
                 "autovacuum=off",
                 "shared_preload_libraries=pg_stat_statements",
+                // Each test has a database of its own, and statements in it: none is to be forgotten for another's.
+                "pg_stat_statements.max=100000",
             ])
         })
         .await
