@@ -35,16 +35,7 @@ const PAGES: usize = 9;
 
 #[tokio::main]
 async fn main() -> Result<(), AnyError> {
-    let mut sizes: Vec<u32> = std::env::args()
-        .skip(1)
-        .filter_map(|argument| argument.parse().ok())
-        .collect();
-    if sizes.is_empty() {
-        sizes = match Arguments::of_this_process().quick {
-            true => vec![1_000, 10_000],
-            false => vec![1_000, 10_000, 100_000],
-        };
-    }
+    let sizes = Arguments::of_this_process().sizes(&[1_000, 10_000, 100_000]);
     let mut report = Report::new("growth");
     let mut grown = Vec::new();
     for size in sizes {

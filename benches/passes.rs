@@ -36,16 +36,7 @@ const WRITE_BACK: &str = "update public.agents set langgraph_assistant_id = id::
 
 #[tokio::main]
 async fn main() -> Result<(), AnyError> {
-    let mut sizes: Vec<u32> = std::env::args()
-        .skip(1)
-        .filter_map(|argument| argument.parse().ok())
-        .collect();
-    if sizes.is_empty() {
-        sizes = match Arguments::of_this_process().quick {
-            true => vec![10_000],
-            false => vec![10_000, 100_000],
-        };
-    }
+    let sizes = Arguments::of_this_process().sizes(&[10_000, 100_000]);
     let mut report = Report::new("passes");
     for agents in sizes {
         measure(agents, &mut report).await?;

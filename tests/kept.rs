@@ -7,12 +7,12 @@ use agent_sync::config::Settings;
 use agent_sync::database::{Database, Fault, Session, begin, column};
 use agent_sync::ids::AgentId;
 use agent_sync::plan::{Claim, IfExists};
-use agent_sync::syncer::{Entrance, Syncer};
+use agent_sync::syncer::{Entrance, Outcome, Syncer};
 use serde_json::Map;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
-use crate::support::{TestDatabase, TestWorker};
+use crate::support::{TestDatabase, TestWorker, eventually};
 
 /// Asks for one more than this in a transaction of its own. Returns the answer, and whether it was one that keeps statements.
 async fn next(db: &Database, n: i32) -> Result<(i32, bool), agent_sync::database::Error> {
@@ -128,4 +128,53 @@ async fn who_asks_for_an_agent_does_not_notice_that() {
         }
     }
     assert!(syncer.database.keeper.is_given_up());
+}
+
+/// Planned once, for whatever may come, and for tables that grow.
+#[tokio::test]
+async fn a_sync_of_one_agent_looks_at_few_rows_however_many_there_are() {
+    let db = TestDatabase::new().await;
+    db.execute("insert into public.agents (name, status) select n::text, 'active' from generate_series(1, 300) as n")
+        .await;
+    TestWorker::start(&db, &[("AGENT_SYNC_SCOPE", "all")])
+        .await
+        .stop()
+        .await;
+    for analyzed in [false, true] {
+        if analyzed {
+            db.execute("analyze").await;
+        }
+        let before = looked_at(&db).await;
+        let syncer = Syncer::new(db.pool(), Access::open(), Settings::default());
+        let agents = "select id from public.agents order by id limit 5";
+        for row in db.rows(agents, &[]).await {
+            let agent: Uuid = row.get("id");
+            let edit = format!("update public.agents set name = name || '!' where id = '{agent}'");
+            db.execute(&edit).await;
+            let batch = syncer.sync_now(&[AgentId(agent)], Entrance::Pass).await;
+            let batch = batch.expect("synced");
+            assert_eq!(batch.outcomes, [(AgentId(agent), Outcome::Updated)]);
+        }
+        drop(syncer);
+        let rows = looked_at(&db).await - before;
+        assert!(
+            rows < 300,
+            "{rows} rows were looked at, analyzed: {analyzed}"
+        );
+    }
+}
+
+/// How many rows of the larger tables all sessions have looked at that have ended. Waits until all of the worker's have.
+async fn looked_at(db: &TestDatabase) -> i64 {
+    eventually("its sessions have ended", || async {
+        let sessions = "pg_stat_activity where datname = current_database() and application_name like 'agent-sync%'";
+        match db.count(sessions).await {
+            0 => Ok(()),
+            left => Err(format!("{left} are left")),
+        }
+    })
+    .await;
+    let sum = "select sum(coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0))::int8 as rows from pg_stat_all_tables
+         where relid in ('langgraph_server.assistants'::regclass, 'agent_sync.ledger'::regclass)";
+    db.rows(sum, &[]).await[0].get("rows")
 }

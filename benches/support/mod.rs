@@ -57,7 +57,8 @@ pub fn data(agents: u32) -> String {
 /// What a benchmark is called with, after `--`.
 #[derive(Debug)]
 pub struct Arguments {
-    agents: Option<u32>,
+    /// Numbers of agents.
+    sizes: Vec<u32>,
     /// Less of everything: to see that it works, not to believe the figures.
     pub quick: bool,
     /// Tells more than the figures.
@@ -69,7 +70,10 @@ impl Arguments {
         let arguments: Vec<String> = std::env::args().skip(1).collect();
         let is_given = |name: &str| arguments.iter().any(|argument| argument == name);
         Self {
-            agents: arguments.iter().find_map(|argument| argument.parse().ok()),
+            sizes: arguments
+                .iter()
+                .filter_map(|argument| argument.parse().ok())
+                .collect(),
             quick: is_given("--quick"),
             verbose: is_given("--verbose"),
         }
@@ -78,7 +82,19 @@ impl Arguments {
     /// As many as it was told, or else this many.
     pub fn agents(&self, quick: u32, otherwise: u32) -> u32 {
         let unless_told = if self.quick { quick } else { otherwise };
-        self.agents.unwrap_or(unless_told)
+        self.sizes.first().copied().unwrap_or(unless_told)
+    }
+
+    /// The same, one after the other; when quick, those of up to 10,000.
+    pub fn sizes(&self, unless_told: &[u32]) -> Vec<u32> {
+        match self.sizes.is_empty() {
+            true => unless_told
+                .iter()
+                .copied()
+                .filter(|size| !self.quick || *size <= 10_000)
+                .collect(),
+            false => self.sizes.clone(),
+        }
     }
 }
 

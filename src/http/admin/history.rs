@@ -41,7 +41,7 @@ impl Admin {
         }
     }
 
-    /// Only that: of a worker at rest, this is most of what it asks.
+    /// Only that: a whole status would be most of what a worker at rest asks.
     async fn outbox_depth(&self) -> Option<u64> {
         depth(&self.watched.subject.outbox().await?)
     }

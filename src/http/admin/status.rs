@@ -1,4 +1,5 @@
-//! `/status`: how things are. Scrapers and who asks for the history go by the same answer: however many ask, the database is asked once in a while.
+//! `/status`: how things are. Scrapers and who asks for the history go by the same answer: however many ask, the database is asked once in
+//! a while.
 
 use std::sync::Arc;
 use std::time::Duration;
