@@ -47,7 +47,7 @@ create table langgraph_server.assistants (
 async fn main() -> Result<(), AnyError> {
     let quick = Arguments::of_this_process().quick;
     let (rounds, stream_for) = match quick {
-        true => (2, Duration::from_secs(10)),
+        true => (1, Duration::from_secs(6)),
         false => (5, Duration::from_secs(60)),
     };
     let postgres =

@@ -4,7 +4,8 @@
 //! `cargo bench --bench requests -- [--quick]`. The floor of an agent that is in step is the caller's transaction (role and claims
 //! taken, the agent selected under row-level security) and one query for the ledger's entry with its assistant; of one that has no
 //! assistant yet, one select of the agent and one upsert of what it says. Statements are prepared there. Clients, server and
-//! database share the machine; what the clients take of it is told.
+//! database share the machine; what the clients take of it is told. How far the floor can be reached while promises are kept, and by a
+//! server that speaks HTTP, is told, too.
 
 mod support;
 
@@ -51,7 +52,7 @@ insert into langgraph_server.assistants as a (id, graph_id, config, context, met
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), AnyError> {
     let quick = Arguments::of_this_process().quick;
-    let duration = Duration::from_secs(if quick { 2 } else { 6 });
+    let duration = Duration::from_secs(if quick { 1 } else { 5 });
     let postgres = Postgres::start(&[
         "fsync=on",
         "shared_buffers=512MB",
@@ -80,9 +81,10 @@ async fn main() -> Result<(), AnyError> {
     server.ready().await?;
     client.batch_execute("vacuum analyze").await?;
     let looks = least::looks(&url, MEMBER).await?;
-    let mut agents = (1..=AGENTS).map(number).cycle();
+    let token = token();
+    let mut requests = (1..=AGENTS).cycle().map(|n| create(&number(n), &token));
     // Prepared, and warm.
-    load(&server, 16, Until::Elapsed(duration / 2), &mut agents).await?;
+    load(&server, 16, Until::Elapsed(duration / 2), &mut requests).await?;
     for connections in CONNECTIONS {
         let floor = pgbench(
             &postgres,
@@ -91,12 +93,35 @@ async fn main() -> Result<(), AnyError> {
             connections,
             &format!("-T{}", duration.as_secs()),
         )?;
-        let ours = load(&server, connections, Until::Elapsed(duration), &mut agents).await?;
+        let ours = load(
+            &server,
+            connections,
+            Until::Elapsed(duration),
+            &mut requests,
+        )
+        .await?;
         let looks = format!("\\set n random(1, {AGENTS})\n{looks}\\set i 1\n");
         let extent = format!("-T{}", duration.as_secs());
         let least = pgbench(&postgres, "simple", &looks, connections, &extent)?;
         let work = "agent in step";
         tell(&mut report, work, connections, &ours, &least, &floor, 0.7);
+        let mut senseless = std::iter::repeat_with(|| senseless(&token));
+        let http = load(
+            &server,
+            connections,
+            Until::Elapsed(duration / 3),
+            &mut senseless,
+        )
+        .await?;
+        // One after the other on the same processors.
+        let both = 1.0 / (1.0 / least.rate + 1.0 / http.rate);
+        report.line(Line {
+            work: format!("POST /assistants, {work}, {connections} connections: rate: that SQL, and a request that asks for nothing ({:.0}/s)", http.rate),
+            ours: format!("{both:.0}/s"),
+            floor: Some(format!("{:.0}/s", floor.rate)),
+            figure: Some(both / floor.rate),
+            target: None,
+        });
     }
     drop(server);
     report.finish()?;
@@ -114,14 +139,14 @@ async fn first_time(
 ) -> Result<(), AnyError> {
     let server = Server::start(&postgres.url("ours"), "none")?;
     server.ready().await?;
-    let looks = least::looks(&postgres.url("ours"), MEMBER).await?;
+    let (looks, token) = (least::looks(&postgres.url("ours"), MEMBER).await?, token());
     for connections in CONNECTIONS {
         // Those whose numbers pgbench comes to as well, and in its order.
         let each = if quick { 1024 } else { 4096 };
         let each = if connections == 1 { each / 4 } else { each };
         let per_client = each / connections;
-        let mut agents = (1..=per_client * connections).map(number);
-        let ours = load(&server, connections, Until::Used, &mut agents).await?;
+        let mut requests = (1..=per_client * connections).map(|n| create(&number(n), &token));
+        let ours = load(&server, connections, Until::Used, &mut requests).await?;
         let clear = "truncate langgraph_server.assistants, agent_sync.ledger; truncate agent_sync.outbox;
              update public.agents set langgraph_assistant_id = null where langgraph_assistant_id is not null";
         client.batch_execute(clear).await?;
@@ -237,11 +262,10 @@ async fn load(
     server: &Server,
     connections: usize,
     until: Until,
-    agents: &mut impl Iterator<Item = String>,
+    requests: &mut impl Iterator<Item = Request>,
 ) -> Result<Load, AnyError> {
-    let token = token();
     let (mut shares, before) = (
-        vec![Vec::new(); connections],
+        (0..connections).map(|_| Vec::new()).collect::<Vec<_>>(),
         (cpu(server.child.id())?, cpu(std::process::id())?),
     );
     let per_client = match until {
@@ -250,8 +274,8 @@ async fn load(
     };
     for n in 0..per_client {
         for share in &mut shares {
-            match agents.next() {
-                Some(agent) => share.push(request(&agent, &token)),
+            match requests.next() {
+                Some(request) => share.push(request),
                 None => break,
             }
         }
@@ -287,7 +311,7 @@ async fn load(
 /// One client, on one connection. Without a limit, each request once.
 async fn ask(
     api: SocketAddr,
-    requests: Vec<String>,
+    requests: Vec<Request>,
     limit: Option<Instant>,
 ) -> Result<Vec<f64>, AnyError> {
     let mut stream = TcpStream::connect(api).await?;
@@ -300,7 +324,7 @@ async fn ask(
             if limit.is_some_and(|limit| asked > limit) {
                 break 'rounds;
             }
-            stream.write_all(request.as_bytes()).await?;
+            stream.write_all(request.text.as_bytes()).await?;
             answer.clear();
             loop {
                 let read = stream.read(&mut buffer).await?;
@@ -313,8 +337,8 @@ async fn ask(
                 }
             }
             times.push(asked.elapsed().as_secs_f64() * 1000.0);
-            if !answer.starts_with(b"HTTP/1.1 200") || !contains(&answer, b"\"supabase_agent_id\"")
-            {
+            let [status, part] = request.answer.map(str::as_bytes);
+            if !answer.starts_with(status) || !contains(&answer, part) {
                 return Err(String::from_utf8_lossy(&answer).into());
             }
         }
@@ -341,13 +365,33 @@ fn is_whole(answer: &[u8]) -> bool {
     length.is_some_and(|length| answer.len() >= head + 4 + length)
 }
 
-fn request(agent: &str, token: &str) -> String {
+/// A request, and what its answer begins with, and has in it.
+struct Request {
+    text: String,
+    answer: [&'static str; 2],
+}
+
+fn create(agent: &str, token: &str) -> Request {
     let body =
         format!(r#"{{"graph_id": "agent", "metadata": {{"supabase_agent_id": "{agent}"}}}}"#);
-    format!(
+    let text = format!(
         "POST /assistants HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
-    )
+    );
+    Request {
+        text,
+        answer: ["HTTP/1.1 200", "\"supabase_agent_id\""],
+    }
+}
+
+/// One that is refused when the token is verified and before anybody asks the database.
+fn senseless(token: &str) -> Request {
+    let text =
+        format!("GET /assistants/1 HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n\r\n");
+    Request {
+        text,
+        answer: ["HTTP/1.1 422", "assistant_id"],
+    }
 }
 
 fn token() -> String {

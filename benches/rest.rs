@@ -23,7 +23,7 @@ const BINARY: &str = env!("CARGO_BIN_EXE_agent-sync");
 async fn main() -> Result<(), AnyError> {
     let arguments = Arguments::of_this_process();
     let agents = arguments.agents(10_000, 100_000);
-    let idle = Duration::from_secs(if arguments.quick { 15 } else { 60 });
+    let idle = Duration::from_secs(if arguments.quick { 10 } else { 60 });
     let postgres = Postgres::start(&[
         "fsync=on",
         "shared_buffers=512MB",
