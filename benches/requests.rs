@@ -390,7 +390,7 @@ fn senseless(token: &str) -> Request {
         format!("GET /assistants/1 HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n\r\n");
     Request {
         text,
-        answer: ["HTTP/1.1 422", "assistant_id"],
+        answer: ["HTTP/1.1 422", "Invalid assistant ID"],
     }
 }
 
