@@ -11,9 +11,6 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-
 use support::edits::{TELL, agents, listen, one, percentile};
 use support::passes::{run, server};
 use support::report::{Line, Report};
@@ -109,7 +106,10 @@ async fn grow(size: u32) -> Result<[Duration; WORK.len()], AnyError> {
         tokio::time::sleep(Duration::from_millis(3_100)).await;
         let started = Instant::now();
         for path in ["/", "/status", "/history", "/agents"] {
-            get(&worker, path).await?;
+            let answer = worker.get(path).await?;
+            if !answer.starts_with("HTTP/1.1 200") {
+                return Err(format!("{path}: {answer}").into());
+            }
         }
         pages.push(started.elapsed());
     }
@@ -124,18 +124,6 @@ async fn grow(size: u32) -> Result<[Duration; WORK.len()], AnyError> {
         median(&mut pages),
         median(&mut edits),
     ])
-}
-
-async fn get(worker: &Server, path: &str) -> Result<(), AnyError> {
-    let mut stream = TcpStream::connect(worker.admin).await?;
-    let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).await?;
-    match answer.starts_with(b"HTTP/1.1 200") {
-        true => Ok(()),
-        false => Err(format!("{path}: {}", String::from_utf8_lossy(&answer)).into()),
-    }
 }
 
 /// Both axes are logarithmic: what grows with the agents is a line as steep as the dashed ones, what does not grow is flat.

@@ -6,7 +6,6 @@ use agent_sync::access::{Access, For, Identity, Question, Shown, Verdict};
 use agent_sync::config::{Authorize, OnRemove, Settings};
 use agent_sync::database::{DatabaseUrl, Error, Fault};
 use agent_sync::ids::AgentId;
-use agent_sync::outbox::Claimed;
 use agent_sync::plan::{Answer, Claim, IfExists};
 use agent_sync::removals::MaxRemovals;
 use agent_sync::source::Source;
@@ -465,10 +464,7 @@ async fn an_agent_that_moves_takes_its_new_content_to_nobody_who_may_not_see_it(
                 "update public.agents set organization_id = '{theirs}', system_prompt = 'secret of the other organization'"
             ))
             .await;
-        assert_eq!(
-            tenants.sync(Entrance::Change(&Claimed::default())).await,
-            Outcome::Revoked
-        );
+        assert_eq!(tenants.sync(Entrance::Change).await, Outcome::Revoked);
         assert_eq!(tenants.db.count("langgraph_server.assistants").await, 0);
         assert_eq!(tenants.db.count("agent_sync.ledger").await, 0);
         assert_eq!(
@@ -500,10 +496,7 @@ async fn who_lost_access_loses_the_assistant_at_the_next_resync_however_many_the
         tenants.leaves(*member).await;
     }
     // Nothing new is written: a change that touches nobody asks nobody.
-    assert_eq!(
-        tenants.sync(Entrance::Change(&Claimed::default())).await,
-        Outcome::Skipped
-    );
+    assert_eq!(tenants.sync(Entrance::Change).await, Outcome::Skipped);
     assert_eq!(tenants.db.count("langgraph_server.assistants").await, 15);
     assert_eq!(tenants.sync(Entrance::Pass).await, Outcome::Revoked);
     assert_eq!(tenants.db.count("langgraph_server.assistants").await, 1);
@@ -597,7 +590,7 @@ async fn where_it_cannot_be_told_the_users_assistant_stays_as_it_is_and_everybod
              update public.agents set system_prompt = 'new'",
         )
         .await;
-    let Outcome::Failed(why) = tenants.sync(Entrance::Change(&Claimed::default())).await else {
+    let Outcome::Failed(why) = tenants.sync(Entrance::Change).await else {
         panic!("failed")
     };
     assert!(
@@ -617,10 +610,7 @@ async fn where_it_cannot_be_told_the_users_assistant_stays_as_it_is_and_everybod
         .db
         .execute("drop policy \"broken\" on public.agents")
         .await;
-    assert_eq!(
-        tenants.sync(Entrance::Change(&Claimed::default())).await,
-        Outcome::Updated
-    );
+    assert_eq!(tenants.sync(Entrance::Change).await, Outcome::Updated);
     assert_eq!(tenants.db.prompt(named).await.as_deref(), Some("new"));
     assert_eq!(
         tenants
@@ -734,9 +724,7 @@ async fn requests_keep_no_sync_from_asking() {
     );
     let sync = async {
         interceptor.reached().await;
-        let synced = syncer
-            .sync_now(&[tenants.agent], Entrance::Change(&Claimed::default()))
-            .await;
+        let synced = syncer.sync_now(&[tenants.agent], Entrance::Change).await;
         let outcomes = synced.expect("synced").outcomes;
         assert_eq!(outcomes, [(tenants.agent, Outcome::Updated)]);
         drop(held);
@@ -790,7 +778,7 @@ async fn a_policy_that_is_slow_for_one_user_keeps_nobody_elses_assistant_from_be
     let first = tenants.ask(slow).await.expect("theirs");
     let second = tenants.ask(tenants.alice).await.expect("hers");
     tenants.slow_for(slow).await;
-    let Outcome::Failed(why) = tenants.sync(Entrance::Change(&Claimed::default())).await else {
+    let Outcome::Failed(why) = tenants.sync(Entrance::Change).await else {
         panic!("the slow one fails")
     };
     assert!(why.contains(&slow.to_string()), "{why}");
@@ -912,8 +900,5 @@ async fn who_may_see_only_a_part_loses_the_whole() {
              update public.agents set system_prompt = 'new'",
         )
         .await;
-    assert_eq!(
-        tenants.sync(Entrance::Change(&Claimed::default())).await,
-        Outcome::Revoked
-    );
+    assert_eq!(tenants.sync(Entrance::Change).await, Outcome::Revoked);
 }

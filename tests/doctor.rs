@@ -73,14 +73,7 @@ async fn it_writes_nothing_and_leaves_nobody_behind() {
         }
         let after = dump(&db).await;
         assert!(before == after, "{before}\n\n{after}");
-        eventually("its connections are closed", || async {
-            let ours = "pg_stat_activity where datname = current_database() and application_name like 'agent-sync%'";
-            match db.count(ours).await {
-                0 => Ok(()),
-                left => Err(left.to_string()),
-            }
-        })
-        .await;
+        db.unattended().await;
     }
 }
 

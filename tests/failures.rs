@@ -205,14 +205,7 @@ async fn another_worker_takes_over_what_a_stopped_one_holds() {
 async fn unannounced_changes_are_counted() {
     let db = TestDatabase::new().await;
     TestWorker::start(&db, ALL).await.stop().await;
-    eventually("that worker's sessions have ended", || async {
-        let sessions = "pg_stat_activity where datname = current_database() and application_name like 'agent-sync%'";
-        match db.count(sessions).await {
-            0 => Ok(()),
-            left => Err(format!("{left} are left")),
-        }
-    })
-    .await;
+    db.unattended().await;
     // A loop whose bell nobody rings but us. Something that falls due soon makes it look by itself.
     let syncer = Arc::new(Syncer::new(db.pool(), Access::open(), Settings::default()));
     syncer.doorbell.now(State::Listening, "a test");

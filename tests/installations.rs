@@ -103,17 +103,6 @@ async fn sound() -> (TestDatabase, Project) {
     (db, Project::new().await)
 }
 
-/// Waits until the connections of commands that have ended are gone.
-async fn quiet(db: &TestDatabase) {
-    eventually("nobody else is connected", || async {
-        let others = db
-            .count("pg_stat_activity where datname = current_database() and application_name like 'agent-sync%'")
-            .await;
-        (others == 0).then_some(()).ok_or(format!("{others}"))
-    })
-    .await;
-}
-
 /// What has nothing to do with who the tests log in as is looked at in one of the two runs.
 macro_rules! first_run_only {
     () => {
@@ -355,7 +344,7 @@ async fn an_agent_fails_and_removals_are_held() {
     // What is to be tried again is, at some time.
     db.execute("update agent_sync.outbox set due_at = 'infinity' where due_at > '-infinity'")
         .await;
-    quiet(&db).await;
+    db.unattended().await;
     let installation = Installation::of(&db)
         .with("AGENT_SYNC_MAX_REMOVALS", "1")
         .with_project(&project);

@@ -12,7 +12,7 @@ use serde_json::Map;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
-use crate::support::{TestDatabase, TestWorker, eventually};
+use crate::support::{TestDatabase, TestWorker};
 
 /// Asks for one more than this in a transaction of its own. Returns the answer, and whether it was one that keeps statements.
 async fn next(db: &Database, n: i32) -> Result<(i32, bool), agent_sync::database::Error> {
@@ -166,14 +166,7 @@ async fn a_sync_of_one_agent_looks_at_few_rows_however_many_there_are() {
 
 /// How many rows of the larger tables all sessions have looked at that have ended. Waits until all of the worker's have.
 async fn looked_at(db: &TestDatabase) -> i64 {
-    eventually("its sessions have ended", || async {
-        let sessions = "pg_stat_activity where datname = current_database() and application_name like 'agent-sync%'";
-        match db.count(sessions).await {
-            0 => Ok(()),
-            left => Err(format!("{left} are left")),
-        }
-    })
-    .await;
+    db.unattended().await;
     let sum = "select sum(coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0))::int8 as rows from pg_stat_all_tables
          where relid in ('langgraph_server.assistants'::regclass, 'agent_sync.ledger'::regclass)";
     db.rows(sum, &[]).await[0].get("rows")

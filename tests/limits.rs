@@ -4,7 +4,6 @@ use agent_sync::access::Access;
 use agent_sync::config::{SCOPE, Settings};
 use agent_sync::database::{Database, DatabaseUrl, at_once, begin};
 use agent_sync::ids::AgentId;
-use agent_sync::outbox::Claimed;
 use agent_sync::scope::Scope;
 use agent_sync::syncer::{Entrance, Outcome, Syncer};
 
@@ -150,9 +149,7 @@ async fn an_agent_that_is_too_large_fails_alone_and_can_be_switched_off() {
     let (large, other) = (db.agent("large").await, db.agent("other").await);
     let (syncer, agents) = of_all_agents(&db).await;
     let sync = async || {
-        let batch = syncer
-            .sync_now(&agents, Entrance::Change(&Claimed::default()))
-            .await;
+        let batch = syncer.sync_now(&agents, Entrance::Change).await;
         let outcomes = batch.expect("synced").outcomes.into_iter();
         let of = |id| outcomes.clone().find(|(agent, _)| agent.0 == id);
         (of(large).map(|(_, o)| o), of(other).map(|(_, o)| o))

@@ -3,7 +3,6 @@
 use agent_sync::access::Access;
 use agent_sync::config::{ROBYN_DEV, SCOPE, Settings};
 use agent_sync::ids::AgentId;
-use agent_sync::outbox::Claimed;
 use agent_sync::sql;
 use agent_sync::syncer::{Entrance, Syncer};
 use serde_json::{Value, json};
@@ -251,9 +250,7 @@ async fn each_edit_of_an_agent_makes_a_version_and_twenty_are_kept() {
     for n in 2..=25 {
         let edit = format!("update public.agents set system_prompt = 'prompt {n}'");
         db.execute(&edit).await;
-        let synced = syncer
-            .sync_now(&[agent], Entrance::Change(&Claimed::default()))
-            .await;
+        let synced = syncer.sync_now(&[agent], Entrance::Change).await;
         synced.expect("synced");
     }
     let worker = TestWorker::start(&db, DEV).await;
@@ -285,9 +282,7 @@ async fn each_edit_of_an_agent_makes_a_version_and_twenty_are_kept() {
 async fn a_synced_assistant_is_not_restored_but_edited() {
     let (db, syncer, agent) = synced().await;
     db.execute("update public.agents set name = 'b'").await;
-    let synced = syncer
-        .sync_now(&[agent], Entrance::Change(&Claimed::default()))
-        .await;
+    let synced = syncer.sync_now(&[agent], Entrance::Change).await;
     synced.expect("synced");
     let worker = TestWorker::start(&db, DEV).await;
     let client = Client::of(&worker, agent.0);
@@ -332,13 +327,13 @@ async fn what_is_deleted_leaves_no_versions() {
         db.execute("update public.agents set status = 'active', name = name || '!'")
             .await;
         syncer
-            .sync_now(&[agent], Entrance::Change(&Claimed::default()))
+            .sync_now(&[agent], Entrance::Change)
             .await
             .expect("synced");
         db.execute("update public.agents set name = name || '!'")
             .await;
         syncer
-            .sync_now(&[agent], Entrance::Change(&Claimed::default()))
+            .sync_now(&[agent], Entrance::Change)
             .await
             .expect("synced");
         assert_ne!(db.count(versions).await, 0, "{how}");
@@ -353,7 +348,7 @@ async fn what_is_deleted_leaves_no_versions() {
         } else {
             db.execute(&format!("update public.agents set {how}")).await;
             syncer
-                .sync_now(&[agent], Entrance::Change(&Claimed::default()))
+                .sync_now(&[agent], Entrance::Change)
                 .await
                 .expect("synced");
         }

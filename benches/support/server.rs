@@ -50,18 +50,21 @@ impl Server {
 
     /// Waits until it is ready.
     pub async fn ready(&self) -> Result<(), AnyError> {
-        loop {
-            let mut stream = TcpStream::connect(self.admin).await?;
-            stream
-                .write_all(b"GET /ready HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
-                .await?;
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer).await?;
-            if answer.starts_with("HTTP/1.1 200") {
-                return Ok(());
-            }
+        while !self.get("/ready").await?.starts_with("HTTP/1.1 200") {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+        Ok(())
+    }
+
+    /// What the admin server answers.
+    pub async fn get(&self, path: &str) -> Result<String, AnyError> {
+        let mut stream = TcpStream::connect(self.admin).await?;
+        let request =
+            format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        Ok(answer)
     }
 }
 

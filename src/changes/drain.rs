@@ -148,7 +148,7 @@ async fn drain_batches(
         .map(|client| claim(syncer, client, order, &held, at_most));
     let (mut drained, mut work) = (None, Vec::new());
     for (place, claim) in join_all(claiming).await.into_iter().enumerate() {
-        let Claim { tx, kept, claimed } = claim?;
+        let Claiming { tx, kept, claimed } = claim?;
         if claimed.is_empty() {
             tx.rollback().await?;
             continue;
@@ -167,12 +167,12 @@ async fn drain_batches(
             tx.rollback().await?;
             continue;
         }
-        work.push((place, Claim { tx, kept, claimed }));
+        work.push((place, Claiming { tx, kept, claimed }));
     }
     let in_hand = work.iter().flat_map(|(_, claim)| claim.claimed.agents());
     bursts.pace.takes(in_hand.collect());
     let syncing = work.into_iter().map(async |(place, claim)| {
-        let Claim { tx, kept, claimed } = claim;
+        let Claiming { tx, kept, claimed } = claim;
         let batch = syncer.sync_claimed(tx, kept.as_deref(), &claimed).await?;
         Ok((place, (claimed, batch)))
     });
@@ -210,7 +210,7 @@ async fn drain_batches(
 }
 
 /// A transaction that has claimed something.
-struct Claim<'c> {
+struct Claiming<'c> {
     tx: Transaction<'c>,
     /// What its session keeps.
     kept: Option<Arc<Kept>>,
@@ -223,7 +223,7 @@ async fn claim<'c>(
     order: Order<'_>,
     held: &[AgentId],
     at_most: usize,
-) -> Result<Claim<'c>, Error> {
+) -> Result<Claiming<'c>, Error> {
     let claiming = async {
         let (tx, mark) = begin_with(client, BY_INDEX).await?;
         let kept = syncer.database.keeper.of(&tx, mark.as_deref()).await?;
@@ -231,7 +231,7 @@ async fn claim<'c>(
         let session = Session::new(&tx, kept.as_deref());
         let later = [held, &leased].concat();
         let claimed = outbox::claim(session, order, &later, at_most).await?;
-        Ok(Claim { tx, kept, claimed })
+        Ok(Claiming { tx, kept, claimed })
     };
     syncer.step(claiming).await
 }

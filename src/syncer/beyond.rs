@@ -121,8 +121,7 @@ impl Syncer {
         };
         let lease = self.step(taking).await?;
         let origin = Origin::of_claimed(claimed);
-        self.push(target, lease, Entrance::Change(claimed), origin)
-            .await
+        self.push(target, lease, Entrance::Change, origin).await
     }
 
     /// For somebody who waits for an agent that is being synced. `None`: for too long.

@@ -92,8 +92,8 @@ pub struct Syncer {
 pub enum Entrance<'a> {
     /// A pass, which comes to all of them.
     Pass,
-    /// The change loop, which has claimed these.
-    Change(&'a Claimed),
+    /// The change loop.
+    Change,
     /// Lazy sync: somebody asks for an agent.
     Request(&'a Claim),
 }
@@ -102,7 +102,7 @@ impl<'a> Entrance<'a> {
     fn claim(self) -> Option<&'a Claim> {
         match self {
             Self::Request(claim) => Some(claim),
-            Self::Pass | Self::Change(_) => None,
+            Self::Pass | Self::Change => None,
         }
     }
 
@@ -112,7 +112,7 @@ impl<'a> Entrance<'a> {
     fn word(self) -> &'static str {
         match self {
             Self::Pass => "pass",
-            Self::Change(_) => "change",
+            Self::Change => "change",
             Self::Request(_) => "request",
         }
     }
@@ -217,7 +217,7 @@ impl Syncer {
         self.in_time(async {
             let _turn = match entrance {
                 Entrance::Request(_) => self.requests.acquire().await.ok(),
-                Entrance::Pass | Entrance::Change(_) => None,
+                Entrance::Pass | Entrance::Change => None,
             };
             if let Some(target) = self.beyond() {
                 return self.sync_beyond(target, agents, entrance, origin).await;
@@ -268,8 +268,11 @@ impl Syncer {
         if let Some(target) = self.beyond() {
             return Box::pin(self.sync_claimed_beyond(target, tx, claimed)).await;
         }
-        let (agents, entrance) = (claimed.agents(), Entrance::Change(claimed));
-        let batch = Box::pin(self.sync(&mut tx, kept, &agents, entrance)).await?;
+        let agents = claimed.agents();
+        let kept = kept.filter(|_| agents.len() <= FEW);
+        let batch = Box::pin(self.sync(&mut tx, kept, &agents, Entrance::Change)).await?;
+        // Not before: what is pending is looked at when removals are weighed.
+        outbox::settle(Session::new(&tx, kept), claimed, |_| true).await?;
         tx.commit().await?;
         Ok(batch)
     }
@@ -286,7 +289,6 @@ impl Syncer {
         entrance: Entrance<'_>,
     ) -> Result<Batch, Error> {
         let shape = self.source.shape(tx.client()).await?;
-        let kept = kept.filter(|_| agents.len() <= FEW);
         // Sent together, answered in this order, as much of what follows is.
         let session = Session::new(tx, kept);
         let (shared, seen) = futures::join!(
@@ -358,10 +360,6 @@ impl Syncer {
             });
         }
         batch.add(failed);
-        // Not before: what is pending is looked at when removals are weighed.
-        if let Entrance::Change(claimed) = entrance {
-            outbox::settle(Session::new(tx, kept), claimed, |_| true).await?;
-        }
         Ok(batch)
     }
 

@@ -31,7 +31,7 @@ impl<'a> Origin<'a> {
 
     pub fn of_claimed(claimed: &'a Claimed) -> Self {
         Self {
-            door: Entrance::Change(claimed).word(),
+            door: Entrance::Change.word(),
             claimed: Some(claimed),
             began: claimed.at,
         }

@@ -3,7 +3,6 @@
 use agent_sync::access::{Access, Identity};
 use agent_sync::config::{Authorize, Settings};
 use agent_sync::ids::AgentId;
-use agent_sync::outbox::Claimed;
 use agent_sync::plan::Claim;
 use agent_sync::store::Place;
 use agent_sync::store::langgraph::Server;
@@ -77,9 +76,7 @@ async fn an_agent_that_moves_takes_nobody_along() {
         "update public.agents set organization_id = '{theirs}', system_prompt = 'theirs'"
     ))
     .await;
-    let batch = syncer
-        .sync_now(&[AgentId(agent)], Entrance::Change(&Claimed::default()))
-        .await;
+    let batch = syncer.sync_now(&[AgentId(agent)], Entrance::Change).await;
     assert_eq!(outcome(&batch.expect("synced"), agent), &Outcome::Revoked);
     assert_eq!(server.assistant(agent), None);
     assert!(

@@ -216,6 +216,18 @@ impl TestDatabase {
         .await;
     }
 
+    /// Waits until no worker and no command is connected any more.
+    pub async fn unattended(&self) {
+        let ours = "pg_stat_activity where datname = current_database() and application_name like 'agent-sync%'";
+        super::eventually("nobody of ours is connected", || async {
+            match self.count(ours).await {
+                0 => Ok(()),
+                left => Err(format!("{left} are")),
+            }
+        })
+        .await;
+    }
+
     /// Waits until the assistant is told this at the start of a conversation.
     pub async fn prompted(&self, assistant: Uuid, expected: &str) {
         super::eventually("the assistant has the prompt", || async {
