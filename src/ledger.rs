@@ -2,11 +2,10 @@
 
 use std::collections::HashMap;
 
-use tokio_postgres::Transaction;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
-use crate::database::{Error, Param, Session, column};
+use crate::database::{Error, Param, Session, Transaction, column};
 use crate::ids::{AgentId, AssistantId};
 use crate::plan::{Entry, RowVersion, State};
 use crate::sql;

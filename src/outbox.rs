@@ -2,17 +2,19 @@
 //! that wrote the assistants, so a claim that is cut off is simply claimed again, by whichever worker is there.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::LazyLock;
 use std::time::Duration;
 
-use futures::join;
 use time::OffsetDateTime;
 use tokio::time::Instant;
-use tokio_postgres::Transaction;
+use tokio_postgres::SimpleQueryRow;
 use tokio_postgres::types::Type;
 use tracing::warn;
 use uuid::Uuid;
 
-use crate::database::{Error, Param, Session, column};
+use crate::database::kept::Kept;
+use crate::database::prepared::{self, Prepared, literal, required, value};
+use crate::database::{Client, Database, Error, Param, Session, Transaction, begin_with, column};
 use crate::ids::AgentId;
 use crate::source::Shape;
 use crate::sql;
@@ -88,35 +90,34 @@ pub enum Order<'a> {
     Turns { after: &'a str },
 }
 
-/// What the transaction of a claim begins with.
-pub const BY_INDEX: &str = sql!("by_index");
+/// What is asked again and again. Sessions keep it: to plan one takes ten times as long as to run it.
+static LEFT: LazyLock<Prepared> = LazyLock::new(|| Prepared::new("text[]", sql!("left")));
+static LOOK: LazyLock<Prepared> = LazyLock::new(|| Prepared::new("text[]", sql!("look")));
+static BY_AGE: LazyLock<Prepared> =
+    LazyLock::new(|| Prepared::new("text[], bigint", sql!("claim")));
+static IN_TURNS: LazyLock<Prepared> =
+    LazyLock::new(|| Prepared::new("text[], bigint, text", sql!("claim_in_turns")));
 
-/// Claims up to `limit` changes that are due, of agents that are not to be left for later. After [`BY_INDEX`].
-pub async fn claim(
-    session: Session<'_>,
+/// Begins a transaction in which up to `limit` changes are claimed that are due, of agents that are not to be left for later.
+pub async fn claim<'c>(
+    database: &Database,
+    client: &'c mut Client,
     order: Order<'_>,
     later: &[AgentId],
     limit: usize,
-) -> Result<Claimed, Error> {
-    let later: Vec<String> = later.iter().map(ToString::to_string).collect();
-    let at_most = i64::try_from(limit).unwrap_or(i64::MAX);
-    let mut params: Vec<Param<'_>> = vec![(&later, Type::TEXT_ARRAY), (&at_most, Type::INT8)];
-    let statement = match &order {
-        Order::Age => sql!("claim"),
+) -> Result<(Transaction<'c>, Claimed), Error> {
+    let mut arguments = format!("{}, {limit}", listed(later));
+    let statement = match order {
+        Order::Age => &*BY_AGE,
         Order::Turns { after } => {
-            params.push((after, Type::TEXT));
-            sql!("claim_in_turns")
+            arguments.push_str(&format!(", {}", literal(after)));
+            &*IN_TURNS
         }
     };
-    // Sent together.
-    let (rows, by_any_plan) = join!(
-        session.query(statement, &params),
-        session.tx.batch_execute(sql!("by_any_plan")),
-    );
-    let rows = rows?;
-    by_any_plan?;
+    let around = [sql!("by_index"), sql!("by_any_plan")];
+    let (tx, rows) = begin_with(client, &database.keeping, statement, &arguments, around).await?;
     let turn = match (order, rows.first()) {
-        (Order::Turns { .. }, Some(row)) => column(row, "turn")?,
+        (Order::Turns { .. }, Some(row)) => value(row, "turn")?,
         _ => None,
     };
     let mut claimed = Claimed {
@@ -125,17 +126,16 @@ pub async fn claim(
         turn,
         ..Claimed::default()
     };
-    for row in rows {
-        let id = column(&row, "id")?;
-        let key: &str = column(&row, "key")?;
-        let age: i64 = column(&row, "age_ms")?;
-        match Uuid::try_parse(key) {
+    for row in &rows {
+        let id = required(row, "id")?;
+        let age: i64 = required(row, "age_ms")?;
+        match required(row, "key") {
             Ok(agent) => {
                 let age = Duration::from_millis(age.try_into().unwrap_or(0));
                 let change = Change {
                     id,
                     age,
-                    retry: column(&row, "retry")?,
+                    retry: row.get("retry") == Some("t"),
                 };
                 claimed
                     .changes
@@ -149,7 +149,7 @@ pub async fn claim(
             }
         }
     }
-    Ok(claimed)
+    Ok((tx, claimed))
 }
 
 /// The changes of these agents were dealt with. Only what was claimed goes: what came in since was not read.
@@ -159,6 +159,17 @@ pub async fn settle(
     is_done: impl Fn(AgentId) -> bool,
 ) -> Result<(), Error> {
     delete(session, &claimed.rows(is_done)).await
+}
+
+/// The changes of all of them were: with that the transaction commits. `kept`: what its session keeps.
+pub async fn settle_last(
+    tx: Transaction<'_>,
+    kept: Option<&Kept>,
+    claimed: &Claimed,
+) -> Result<(), Error> {
+    let rows = claimed.rows(|_| true);
+    let params = [(&rows as _, Type::INT8_ARRAY)];
+    tx.commit_with(kept, sql!("delete_claimed"), &params).await
 }
 
 /// Takes pending retries of these agents out.
@@ -225,15 +236,12 @@ pub struct Left {
 }
 
 /// What is left, but for these agents.
-pub async fn left(client: &tokio_postgres::Client, later: &[AgentId]) -> Result<Left, Error> {
-    let later: Vec<String> = later.iter().map(ToString::to_string).collect();
-    let row = client
-        .query_typed_one(sql!("left"), &[(&later, Type::TEXT_ARRAY)])
-        .await?;
-    let wait: Option<i64> = column(&row, "wait_ms")?;
+pub async fn left(database: &Database, client: &Client, later: &[AgentId]) -> Result<Left, Error> {
+    let row = ask(database, client, ("left", &LEFT), later).await?;
+    let wait: Option<i64> = value(&row, "wait_ms")?;
     Ok(Left {
-        shared: column(&row, "shared")?,
-        of_agents: column(&row, "of_agents")?,
+        shared: row.get("shared") == Some("t"),
+        of_agents: row.get("of_agents") == Some("t"),
         due: wait.map(|ms| Duration::from_millis(ms.try_into().unwrap_or(0))),
     })
 }
@@ -248,15 +256,42 @@ pub struct Look {
 }
 
 /// Looks whether there is anything to claim but of these agents.
-pub async fn look(client: &tokio_postgres::Client, later: &[AgentId]) -> Result<Look, Error> {
-    let later: Vec<String> = later.iter().map(ToString::to_string).collect();
-    let row = client
-        .query_typed_one(sql!("look"), &[(&later, Type::TEXT_ARRAY)])
-        .await?;
+pub async fn look(database: &Database, client: &Client, later: &[AgentId]) -> Result<Look, Error> {
+    let row = ask(database, client, ("look", &LOOK), later).await?;
     Ok(Look {
-        recorded: column(&row, "recorded")?,
-        is_pending: column(&row, "is_pending")?,
+        recorded: required(&row, "recorded")?,
+        is_pending: row.get("is_pending") == Some("t"),
     })
+}
+
+/// Asks a question that has one row for an answer. Its name is for those who look at what sessions do.
+async fn ask(
+    database: &Database,
+    client: &Client,
+    (name, statement): (&str, &Prepared),
+    later: &[AgentId],
+) -> Result<SimpleQueryRow, Error> {
+    let message = |run: &str| format!("/* agent-sync: {name} */ {}{run}", sql!("by_index"));
+    let later = listed(later);
+    let sent = match statement
+        .run(&database.keeping, client, &later, message)
+        .await?
+    {
+        Some(sent) => sent,
+        None => {
+            client
+                .simple_query(&message(&statement.once(&later)))
+                .await?
+        }
+    };
+    let row = prepared::rows(sent).pop().and_then(|mut rows| rows.pop());
+    row.ok_or_else(|| Error::Setup("an answer without a row".to_owned()))
+}
+
+/// As a literal.
+fn listed(agents: &[AgentId]) -> String {
+    let agents: Vec<String> = agents.iter().map(ToString::to_string).collect();
+    format!("'{{{}}}'", agents.join(","))
 }
 
 /// Replaces changes that name no agent by changes of the agents that they touch. False when there were none.

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info};
 
 use crate::database::migrations::Footing;
-use crate::database::{BATCH, DEADLINE, Error, IsolationLevel, begin_reading};
+use crate::database::{BATCH, DEADLINE, Error, begin_reading};
 use crate::ids::AgentId;
 use crate::retry::{ALONE, SYSTEMIC};
 use crate::scope::Scope;
@@ -60,9 +60,9 @@ impl Candidates {
         };
         let finding = async {
             let mut client = syncer.database.client().await?;
-            let tx = begin_reading(&mut client, IsolationLevel::ReadCommitted).await?;
-            let shape = syncer.source.shape(tx.client()).await?;
-            let agents = shape.candidates(tx.client(), scope, extent, after, limit);
+            let tx = begin_reading(&mut client).await?;
+            let shape = syncer.source.shape(&tx).await?;
+            let agents = shape.candidates(&tx, scope, extent, after, limit);
             let agents = agents.await?;
             tx.commit().await?;
             client.give_back();
@@ -79,9 +79,9 @@ impl Candidates {
         };
         let counting = async {
             let mut client = syncer.database.client().await?;
-            let tx = begin_reading(&mut client, IsolationLevel::ReadCommitted).await?;
-            let shape = syncer.source.shape(tx.client()).await?;
-            let count = shape.count_candidates(tx.client(), scope, extent).await?;
+            let tx = begin_reading(&mut client).await?;
+            let shape = syncer.source.shape(&tx).await?;
+            let count = shape.count_candidates(&tx, scope, extent).await?;
             tx.commit().await?;
             client.give_back();
             Ok(count)

@@ -8,12 +8,11 @@
 use std::fmt;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use tokio_postgres::Transaction;
 use tokio_postgres::types::Type;
 use tracing::error;
 
 use crate::config::MAX_REMOVALS;
-use crate::database::{Error, column};
+use crate::database::{Error, Transaction, column};
 use crate::ids::AgentId;
 use crate::source::Shape;
 

@@ -6,8 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio_postgres::Row as Record;
 use tokio_postgres::types::Type;
-use tokio_postgres::{Row as Record, Transaction};
 use tracing::{info, warn};
 use uuid::Uuid;
 
@@ -15,7 +15,7 @@ use crate::access::Identity;
 use crate::agent::{HEAD, LARGEST, Row};
 use crate::config::Authorize;
 use crate::database::prepared::Prepared;
-use crate::database::{Error, Param, Session, column};
+use crate::database::{Error, Param, Session, Transaction, column};
 use crate::ids::AgentId;
 use crate::pass::Extent;
 use crate::scope::Scope;

@@ -21,8 +21,8 @@ use tracing::{debug, error, warn};
 use uuid::Uuid;
 
 use crate::config;
-use crate::database::prepared::{Keeping, Prepared};
-use crate::database::{BATCH, Client, DEADLINE, Database, Error, Fault, at_once};
+use crate::database::prepared::{Keeping, Prepared, rows};
+use crate::database::{BATCH, Client, DEADLINE, Database, Error, Fault, at_once, at_once_said};
 use crate::ids::{AgentId, AssistantId};
 use crate::retry::Backoff;
 use crate::sql;
@@ -285,19 +285,10 @@ async fn attempt_one(
     keeping: &Keeping,
     (agent, id): &Named,
 ) -> Result<Option<Vec<SimpleQueryRow>>, Error> {
-    if !keeping.is_of_use() {
-        return Ok(None);
-    }
-    let execute = ONE.execute(&format!("'{agent}', '{id}'"));
-    for prepare in ["", ONE.prepare()] {
-        let sent = at_once(client, &format!("{LIMITS}{prepare}{execute}")).await;
-        keeping.is_missing(&sent);
-        // It is not there. Or it is there already: behind a pooler, this may be another session than just now.
-        if !sent.as_ref().is_err_and(|e| ONE.is_named_in(e)) {
-            return sent.map(Some);
-        }
-    }
-    Ok(None)
+    let arguments = format!("'{agent}', '{id}'");
+    let message = |run: &str| at_once_said(&format!("{LIMITS}{run}"));
+    let sent = ONE.run(keeping, client, &arguments, message).await?;
+    Ok(sent.map(|sent| rows(sent).pop().unwrap_or_default()))
 }
 
 async fn attempt_many(client: &Client, named: &[Named]) -> Result<Vec<SimpleQueryRow>, Error> {

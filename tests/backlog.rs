@@ -3,8 +3,8 @@
 use agent_sync::access::Access;
 use agent_sync::changes::{self, bursts::Bursts};
 use agent_sync::config::{SCOPE, Settings};
-use agent_sync::database::{begin, begin_with};
-use agent_sync::outbox::{self, BY_INDEX, Order};
+use agent_sync::database::begin;
+use agent_sync::outbox::{self, Order};
 use agent_sync::syncer::Syncer;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -92,8 +92,8 @@ async fn every_organization_gets_its_turn_whatever_changed_and_the_oldest_get_th
         }
         let pool = db.pool();
         let mut client = pool.client().await.expect("a connection");
-        let tx = begin(&mut client).await.expect("begun");
-        let claimed = outbox::claim((&*tx).into(), Order::Turns { after: "" }, &[], 100)
+        let in_turns = Order::Turns { after: "" };
+        let (tx, claimed) = outbox::claim(&pool, &mut client, in_turns, &[], 100)
             .await
             .expect("claimed");
         for organization in &few {
@@ -104,8 +104,7 @@ async fn every_organization_gets_its_turn_whatever_changed_and_the_oldest_get_th
         // Another worker takes the next ones.
         let other_pool = db.pool();
         let mut other = other_pool.client().await.expect("a connection");
-        let other = begin(&mut other).await.expect("begun");
-        let others = outbox::claim((&*other).into(), Order::Turns { after: "" }, &[], 100)
+        let (other, others) = outbox::claim(&other_pool, &mut other, in_turns, &[], 100)
             .await
             .expect("claimed");
         assert_eq!(claimed_of(&db, &others, many).await, 80, "{kind}");
@@ -126,10 +125,9 @@ async fn a_claim_looks_at_little_more_than_what_it_takes() {
     let pool = db.pool();
     for order in [Order::Age, Order::Turns { after: "" }] {
         let mut client = pool.client().await.expect("a connection");
-        let begun = begin_with(&mut client, BY_INDEX).await;
-        let (tx, _) = begun.expect("begun");
-        let claimed = outbox::claim((&*tx).into(), order, &[], 100).await;
-        let claimed = claimed.expect("claimed").agents().len();
+        let claimed = outbox::claim(&pool, &mut client, order, &[], 100).await;
+        let (tx, claimed) = claimed.expect("claimed");
+        let claimed = claimed.agents().len();
         assert!((80..=100).contains(&claimed), "{order:?}: {claimed}");
         let looked_at = "select seq_tup_read, idx_tup_fetch from pg_catalog.pg_stat_xact_all_tables
              where relid = 'agent_sync.outbox'::regclass";
@@ -198,8 +196,8 @@ async fn more_organizations_than_there_are_places_get_their_turns_one_batch_afte
     let (pool, mut turn, mut missing) = (db.pool(), String::new(), others);
     let mut client = pool.client().await.expect("a connection");
     for left in [17, 8, 0] {
-        let tx = begin(&mut client).await.expect("begun");
-        let claimed = outbox::claim((&*tx).into(), Order::Turns { after: &turn }, &[], 50)
+        let in_turns = Order::Turns { after: &turn };
+        let (tx, claimed) = outbox::claim(&pool, &mut client, in_turns, &[], 50)
             .await
             .expect("claimed");
         assert!(claimed.many);
@@ -243,7 +241,7 @@ async fn a_change_that_is_spread_keeps_the_turns() {
     ] {
         db.execute(changed).await;
         let tx = begin(&mut client).await.expect("begun");
-        let shape = syncer.source.shape(tx.client()).await.expect("a shape");
+        let shape = syncer.source.shape(&tx).await.expect("a shape");
         assert!(
             outbox::spread(&tx, &shape).await.expect("spread"),
             "{changed}"

@@ -10,6 +10,7 @@ use agent_sync::assistant::{Assistant, Content};
 use agent_sync::changes::bursts::{self, Bursts};
 use agent_sync::changes::{self};
 use agent_sync::config::{SCOPE, Settings};
+use agent_sync::database::Transaction;
 use agent_sync::outbox;
 use agent_sync::store::batch::{How, Target, Write};
 use agent_sync::syncer::{Entrance, Syncer};
@@ -146,7 +147,7 @@ async fn an_edit_during_the_lazy_sync_that_registers_its_agent_is_not_dropped() 
 
     // The lazy sync, stopped after it has written and before it commits.
     let mut lazy = db.pool().client().await.expect("a connection");
-    let mut tx = agent_sync::database::begin(&mut lazy).await.expect("begun");
+    let tx = agent_sync::database::begin(&mut lazy).await.expect("begun");
     let claim = agent_sync::plan::Claim {
         owner: "alice".to_owned(),
         identity: None,
@@ -157,7 +158,7 @@ async fn an_edit_during_the_lazy_sync_that_registers_its_agent_is_not_dropped() 
     let agents = [agent_sync::ids::AgentId(agent)];
     let syncer_of_lazy = syncer(&db);
     syncer_of_lazy
-        .sync(&mut tx, None, &agents, Entrance::Request(&claim))
+        .sync(&tx, None, &agents, Entrance::Request(&claim))
         .await
         .expect("synced");
     db.execute("update public.agents set system_prompt = 'edited'")
@@ -179,12 +180,12 @@ async fn a_sync_in_flight_holds_no_lock_that_an_editor_could_wait_for() {
     db.execute("update public.agents set name = 'b', langgraph_assistant_id = null")
         .await;
     let mut client = db.pool().client().await.expect("a connection");
-    let mut tx = agent_sync::database::begin(&mut client)
+    let tx = agent_sync::database::begin(&mut client)
         .await
         .expect("begun");
     let batch = syncer(&db)
         .sync(
-            &mut tx,
+            &tx,
             None,
             &[agent_sync::ids::AgentId(agent)],
             Entrance::Pass,
@@ -499,7 +500,7 @@ async fn an_edit_that_comes_right_after_a_sync_is_held_for_a_moment() {
 }
 
 /// Writes the agent's canonical assistant, of no particular content. Whether it was written.
-async fn written(tx: &tokio_postgres::Transaction<'_>, agent: Uuid, how: How) -> bool {
+async fn written(tx: &Transaction<'_>, agent: Uuid, how: How) -> bool {
     let content = Content::of(Agent::default(), "model");
     let agent_id = agent_sync::ids::AgentId(agent);
     let owner = "system".to_owned();
@@ -562,7 +563,7 @@ async fn rows_that_others_hold_are_passed_over_not_waited_for() {
         .expect("no wait");
     assert_eq!(left.len(), 1, "the write-back is to be tried again");
     let id = agent_sync::ids::AssistantId(agent);
-    let deleted = Target::Table((&*tx).into())
+    let deleted = Target::Table((&tx).into())
         .delete(&[id])
         .await
         .expect("no wait");

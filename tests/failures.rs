@@ -223,7 +223,7 @@ async fn unannounced_changes_are_counted() {
     });
     eventually("the loop has looked and waits", || async {
         let waiting = "pg_stat_activity where datname = current_database() and application_name = 'agent-sync'
-             and state = 'idle' and query like '%What is left in the outbox%'";
+             and state = 'idle' and query like '-- Which of the source tables%'";
         if db.count(waiting).await == 1 { Ok(()) } else { Err("not yet".to_owned()) }
     })
     .await;

@@ -6,6 +6,7 @@ use agent_sync::access::Access;
 use agent_sync::config::Settings;
 use agent_sync::database::{Database, Fault, Session, begin, column};
 use agent_sync::ids::AgentId;
+use agent_sync::outbox::{self, Order};
 use agent_sync::plan::{Claim, IfExists};
 use agent_sync::syncer::{Entrance, Outcome, Syncer};
 use serde_json::Map;
@@ -18,10 +19,7 @@ use crate::support::{TestDatabase, TestWorker};
 async fn next(db: &Database, n: i32) -> Result<(i32, bool), agent_sync::database::Error> {
     let mut client = db.client().await?;
     let tx = begin(&mut client).await?;
-    let marked = "select current_setting('agent_sync.session', true) as mark";
-    let marked = tx.query_typed_one(marked, &[]).await?;
-    let mark: Option<String> = column(&marked, "mark")?;
-    let kept = db.keeper.of(&tx, mark.as_deref()).await?;
+    let kept = db.keeper.of(&tx).await?;
     let session = Session::new(&tx, kept.as_deref());
     let rows = session
         .query("select $1 + 1 as next", &[(&n, Type::INT4)])
@@ -44,6 +42,16 @@ async fn kept(db: &Database) -> BTreeSet<String> {
         .expect("asked");
     client.give_back();
     rows.iter().map(|row| row.get("statement")).collect()
+}
+
+/// How many changes are claimed. They stay where they are.
+async fn claimed(db: &Database) -> usize {
+    let mut client = db.client().await.expect("a connection");
+    let claimed = outbox::claim(db, &mut client, Order::Age, &[], 10).await;
+    let (tx, claimed) = claimed.expect("claimed");
+    tx.rollback().await.expect("ended");
+    client.give_back();
+    claimed.agents().len()
 }
 
 async fn run(db: &Database, statement: &str) {
@@ -170,4 +178,62 @@ async fn looked_at(db: &TestDatabase) -> i64 {
     let sum = "select sum(coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0))::int8 as rows from pg_stat_all_tables
          where relid in ('langgraph_server.assistants'::regclass, 'agent_sync.ledger'::regclass)";
     db.rows(sum, &[]).await[0].get("rows")
+}
+
+/// Whether a session has it, has lost it, or keeps nothing for long.
+#[tokio::test]
+async fn changes_are_claimed_by_a_statement_that_the_session_keeps_and_without_one() {
+    let db = TestDatabase::new().await;
+    TestWorker::start(&db, &[]).await.stop().await;
+    db.unattended().await;
+    db.agent("edited").await;
+    let db = Database::sized(&db.url(), 1);
+    let ours =
+        "select count(*) from pg_prepared_statements where from_sql and name like 'agent_sync_%'";
+    let kept = async || {
+        let client = db.client().await.expect("a connection");
+        let row = client.query_typed_one(ours, &[]).await.expect("counted");
+        client.give_back();
+        row.get::<_, i64>(0)
+    };
+    for _ in 0..2 {
+        assert_eq!(claimed(&db).await, 1);
+        assert_eq!(kept().await, 1);
+    }
+    // As a pooler may do between any two transactions.
+    for _ in 0..40 {
+        run(&db, "discard all").await;
+        assert_eq!(claimed(&db).await, 1);
+    }
+    // It is not tried any more, and nothing of it is left.
+    run(&db, "discard all").await;
+    assert_eq!(claimed(&db).await, 1);
+    assert_eq!(kept().await, 0);
+}
+
+/// Whoever has the connection next finds it as it was.
+#[tokio::test]
+async fn a_transaction_that_could_not_begin_is_over() {
+    let db = TestDatabase::new().await;
+    let pool = Database::sized(&db.url(), 1);
+    let mut client = pool.client().await.expect("a connection");
+    let claimed = outbox::claim(&pool, &mut client, Order::Age, &[], 10).await;
+    let error = claimed.map(|_| ()).expect_err("there is no outbox");
+    assert!(error.is_schema_drift(), "{error}");
+    let tx = begin(&mut client).await.expect("begun");
+    tx.batch_execute("create table public.made ()")
+        .await
+        .expect("made");
+    drop(tx);
+    assert_eq!(db.count("pg_tables where tablename = 'made'").await, 0);
+    let tx = begin(&mut client).await.expect("begun");
+    tx.batch_execute("create table public.made ()")
+        .await
+        .expect("made");
+    // What is refused takes the commit along.
+    let refused = tx
+        .commit_with(None, "select 1 / $1", &[(&0, Type::INT4)])
+        .await;
+    refused.expect_err("refused");
+    assert_eq!(db.count("pg_tables where tablename = 'made'").await, 0);
 }

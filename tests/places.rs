@@ -85,7 +85,7 @@ impl Place {
             Self::Table(database) => {
                 let mut client = database.pool().client().await.expect("a connection");
                 let tx = begin(&mut client).await.expect("begun");
-                Target::Table((&*tx).into()).observe(ids).await
+                Target::Table((&tx).into()).observe(ids).await
             }
             Self::Memory(memory) => Target::Memory(memory).observe(ids).await,
             Self::Server(_, server) | Self::LangGraph(_, server) => {
@@ -112,7 +112,7 @@ impl Place {
             Self::Table(database) => {
                 let mut client = database.pool().client().await.expect("a connection");
                 let tx = begin(&mut client).await.expect("begun");
-                let written = Target::Table((&*tx).into()).write(writes, existing).await;
+                let written = Target::Table((&tx).into()).write(writes, existing).await;
                 tx.commit().await.expect("committed");
                 written
             }
@@ -129,7 +129,7 @@ impl Place {
             Self::Table(database) => {
                 let mut client = database.pool().client().await.expect("a connection");
                 let tx = begin(&mut client).await.expect("begun");
-                let deleted = Target::Table((&*tx).into()).delete(ids).await;
+                let deleted = Target::Table((&tx).into()).delete(ids).await;
                 tx.commit().await.expect("committed");
                 deleted
             }

@@ -60,8 +60,9 @@ pub async fn one(
     agent: Uuid,
     n: u64,
     written: &mut mpsc::UnboundedReceiver<(String, Instant)>,
+    quiet: Duration,
 ) -> Result<Duration, AnyError> {
-    tokio::time::sleep(QUIET).await;
+    tokio::time::sleep(quiet).await;
     editor.simple_query(&edit(agent, n)).await?;
     let committed = Instant::now();
     let told = agent.to_string();

@@ -1,6 +1,7 @@
 -- $1 text[] id, $2 text[] graph_id, $3 text[] name, $4 text[] description, $5 text[] config, $6 text[] metadata.
 -- New assistants. One that somebody made in the meantime is left alone and missing from the answer. Versions that are left of one that
 -- somebody has deleted behind our back are not the new one's.
+-- The fingerprint as agent_sync.fingerprint has it, which each statement that calls it would parse anew.
 with created as (
   insert into langgraph_server.assistants as a
     (id, graph_id, config, context, metadata, name, description, version, created_at, updated_at)
@@ -11,7 +12,10 @@ with created as (
   from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[])
     as w (id, graph_id, name, description, config, metadata)
   on conflict (id) do nothing
-  returning a.id, agent_sync.fingerprint(a.graph_id, a.config, a.context, a.name, a.description, a.metadata) as row_hash,
+  returning a.id, pg_catalog.sha256(pg_catalog.convert_to(pg_catalog.jsonb_build_array(
+      a.graph_id, a.config, nullif(a.context, '{}'), a.name, a.description,
+      a.metadata -> 'supabase_agent_id', a.metadata -> 'supabase_organization_id', a.metadata -> 'owner'
+    )::text, 'UTF8')) as row_hash,
     a.xmin::text as row_xmin, a.ctid::text as row_ctid
 ), gone as (
   -- As in assistants_update.sql.

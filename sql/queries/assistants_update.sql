@@ -4,6 +4,7 @@
 -- adopted must still say that it is the system's. What another session holds is passed over, and missing from the answer.
 -- What each was so far becomes one of its versions, of which twenty are kept. Where it becomes another owner's or another
 -- organization's, all of them go: what one had is not the next one's to see.
+-- The fingerprint as agent_sync.fingerprint has it, which each statement that calls it would parse anew.
 with free as (
   select a.id, a.version, a.graph_id, a.config, a.context, a.metadata, a.name, a.description, a.created_at, a.updated_at
   from langgraph_server.assistants as a
@@ -29,7 +30,10 @@ with free as (
   where a.id = w.id and (not w.adopt or a.metadata ->> 'owner' = 'system')
     and a.id = any ($1::text[]) -- else the whole table is read for a batch
   returning a.id, a.version, w.forgets,
-    agent_sync.fingerprint(a.graph_id, a.config, a.context, a.name, a.description, a.metadata) as row_hash,
+    pg_catalog.sha256(pg_catalog.convert_to(pg_catalog.jsonb_build_array(
+      a.graph_id, a.config, nullif(a.context, '{}'), a.name, a.description,
+      a.metadata -> 'supabase_agent_id', a.metadata -> 'supabase_organization_id', a.metadata -> 'owner'
+    )::text, 'UTF8')) as row_hash,
     a.xmin::text as row_xmin, a.ctid::text as row_ctid
 ), kept as (
   insert into agent_sync.versions as v

@@ -12,9 +12,9 @@ use tracing::{error, info};
 use super::bursts::Bursts;
 use super::pace::Consequence;
 use crate::database::kept::Kept;
-use crate::database::{Client, DEADLINE, Error, Lease, Session, Transaction, begin, begin_with};
+use crate::database::{Client, DEADLINE, Error, Lease, Transaction, begin};
 use crate::ids::AgentId;
-use crate::outbox::{self, BY_INDEX, Claimed, Order};
+use crate::outbox::{self, Claimed, Order};
 use crate::syncer::{Origin, Syncer};
 
 /// A change this old that a poll finds should have been announced. (An announced one may be older: its transaction was.)
@@ -57,7 +57,7 @@ pub async fn drain(
             let drained = drain_batches(syncer, &mut clients[..together], bursts, order).await?;
             let (client, held) = (&mut clients[0], bursts.held(Instant::now()));
             let ending = async {
-                let left = outbox::left(client, &held).await?;
+                let left = outbox::left(&syncer.database, client, &held).await?;
                 // After each round, so that edits of agents, however many, never keep a tool's change waiting.
                 let spread = left.shared && spread(syncer, client).await?;
                 Ok((left, spread))
@@ -225,12 +225,9 @@ async fn claim<'c>(
     at_most: usize,
 ) -> Result<Claiming<'c>, Error> {
     let claiming = async {
-        let (tx, mark) = begin_with(client, BY_INDEX).await?;
-        let kept = syncer.database.keeper.of(&tx, mark.as_deref()).await?;
-        let leased = syncer.leased(&tx).await?;
-        let session = Session::new(&tx, kept.as_deref());
-        let later = [held, &leased].concat();
-        let claimed = outbox::claim(session, order, &later, at_most).await?;
+        let later = [held, &syncer.leased(client).await?].concat();
+        let (tx, claimed) = outbox::claim(&syncer.database, client, order, &later, at_most).await?;
+        let kept = syncer.database.keeper.of(&tx).await?;
         Ok(Claiming { tx, kept, claimed })
     };
     syncer.step(claiming).await
@@ -272,7 +269,7 @@ async fn collapse(
 /// Turns changes of shared rows into changes of the agents that use them. False when there were none.
 async fn spread(syncer: &Syncer, client: &mut Client) -> Result<bool, Error> {
     let tx = begin(client).await?;
-    let shape = syncer.source.shape(tx.client()).await?;
+    let shape = syncer.source.shape(&tx).await?;
     let spread = outbox::spread(&tx, &shape).await;
     if spread.as_ref().is_err_and(Error::is_schema_drift) {
         syncer.source.outdated();

@@ -46,16 +46,20 @@ pub async fn run(syncer: &Syncer, readiness: &Readiness, shutdown: &Cancellation
     let (mut looked, mut seen) = (None::<Instant>, None);
     while !shutdown.is_cancelled() {
         let worked = async {
+            let drained = match !rang && was_empty && is_empty(syncer).await? {
+                true => Drained::default(),
+                false => {
+                    let began = Instant::now();
+                    let drained = drain(syncer, &mut bursts, shutdown).await?;
+                    vigil.drained(began.elapsed());
+                    drained
+                }
+            };
+            // Not before: it takes longer than to sync the edit that somebody has just rung for.
             if looked.is_none_or(|at| at.elapsed() >= LOOK_AROUND) {
                 look_around(syncer, &mut seen).await?;
                 looked = Some(Instant::now());
             }
-            if !rang && was_empty && is_empty(syncer).await? {
-                return Ok(Drained::default());
-            }
-            let began = Instant::now();
-            let drained = drain(syncer, &mut bursts, shutdown).await?;
-            vigil.drained(began.elapsed());
             Ok(drained)
         };
         // What is called off in the middle is rolled back, and claimed again on another connection. What is done outside the database
@@ -152,7 +156,7 @@ async fn rest(
 async fn is_empty(syncer: &Syncer) -> Result<bool, Error> {
     let looking = async {
         let client = syncer.database.client().await?;
-        let left = outbox::left(&client, &[]).await?;
+        let left = outbox::left(&syncer.database, &client, &[]).await?;
         client.give_back();
         Ok(left.due.is_none())
     };
@@ -164,7 +168,7 @@ async fn look(syncer: &Syncer, bursts: &mut Bursts) -> Result<Option<Look>, Erro
     let held = bursts.held(Instant::now());
     let looking = async {
         let client = syncer.database.client().await?;
-        let seen = outbox::look(&client, &held).await?;
+        let seen = outbox::look(&syncer.database, &client, &held).await?;
         client.give_back();
         Ok(seen)
     };
@@ -189,6 +193,7 @@ pub async fn look_around(syncer: &Syncer, seen: &mut Option<Arc<Shape>>) -> Resu
             .is_some_and(|before| !before.has_same_tables(&now))
         {
             outbox::everything_changed(&client).await?;
+            syncer.doorbell.ring();
         }
         *seen = Some(now);
         client.give_back();

@@ -8,14 +8,13 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use deadpool_postgres::Transaction;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Row, Statement};
 use uuid::Uuid;
 
 use super::prepared::PLANNED;
-use super::{Error, POOL_SIZE, Param};
+use super::{Error, POOL_SIZE, Param, Transaction};
 
 /// Of how many connections it is known what they keep.
 const MOST: usize = 4 * POOL_SIZE;
@@ -39,25 +38,21 @@ pub struct Kept {
 /// A transaction, and what its session keeps.
 #[derive(Clone, Copy)]
 pub struct Session<'a> {
-    pub tx: &'a tokio_postgres::Transaction<'a>,
+    pub tx: &'a Transaction<'a>,
     kept: Option<&'a Kept>,
 }
 
 impl Keeper {
-    /// What is kept on this transaction's session, which has this mark. `None`: nothing so far; it is marked, and the next transaction
+    /// What is kept on this transaction's session. `None`: nothing so far; it is marked, and the next transaction
     /// keeps something.
-    pub async fn of(
-        &self,
-        tx: &Transaction<'_>,
-        mark: Option<&str>,
-    ) -> Result<Option<Arc<Kept>>, Error> {
+    pub async fn of(&self, tx: &Transaction<'_>) -> Result<Option<Arc<Kept>>, Error> {
         if self.is_given_up() {
             return Ok(None);
         }
-        let connection = Arc::as_ptr(&tx.statement_cache) as usize;
+        let connection = tx.connection();
         let known = self.connections().get(&connection).cloned();
         if let Some(kept) = known
-            && mark == Some(&kept.mark)
+            && tx.mark() == Some(&kept.mark)
         {
             return Ok(Some(kept));
         }
@@ -119,7 +114,7 @@ impl Kept {
 }
 
 impl<'a> Session<'a> {
-    pub fn new(tx: &'a tokio_postgres::Transaction<'a>, kept: Option<&'a Kept>) -> Self {
+    pub fn new(tx: &'a Transaction<'a>, kept: Option<&'a Kept>) -> Self {
         Self { tx, kept }
     }
 
@@ -127,6 +122,12 @@ impl<'a> Session<'a> {
     pub fn savepoint(self) -> String {
         let planned = self.kept.map_or("", |_| PLANNED);
         format!("{planned}savepoint chunk")
+    }
+
+    /// Whether the session is about to keep a statement, which takes another message after it was run.
+    pub fn would_keep(self, statement: &str) -> bool {
+        self.kept
+            .is_some_and(|kept| !kept.statements().contains_key(statement))
     }
 
     /// Sends a statement at once, whether or not it is kept; so those that are sent together arrive in their order.
@@ -149,9 +150,9 @@ impl<'a> Session<'a> {
     }
 }
 
-impl<'a> From<&'a tokio_postgres::Transaction<'a>> for Session<'a> {
+impl<'a> From<&'a Transaction<'a>> for Session<'a> {
     /// One that keeps nothing.
-    fn from(tx: &'a tokio_postgres::Transaction<'a>) -> Self {
+    fn from(tx: &'a Transaction<'a>) -> Self {
         Self::new(tx, None)
     }
 }

@@ -4,6 +4,7 @@ pub mod kept;
 pub mod migrations;
 pub mod prepared;
 pub mod tls;
+mod transaction;
 mod url;
 
 use std::fmt;
@@ -14,17 +15,19 @@ use std::time::Duration;
 use deadpool_postgres::{
     Manager, ManagerConfig, Pool, PoolError, QueueMode, RecyclingMethod, Timeouts,
 };
-pub use tokio_postgres::IsolationLevel;
 use tokio_postgres::error::{DbError, SqlState};
-use tokio_postgres::{Config, Row, SimpleQueryMessage, SimpleQueryRow, types};
+use tokio_postgres::{Config, Row, types};
 
 use crate::metrics::Connections;
 
-pub use deadpool_postgres::{Client, Transaction};
+pub use deadpool_postgres::Client;
 use kept::Keeper;
 pub use kept::Session;
 use prepared::Keeping;
 pub use tls::Tls;
+pub use transaction::{
+    Transaction, at_once, at_once_said, begin, begin_reading, begin_snapshot, begin_with,
+};
 pub use url::{DatabaseUrl, UrlError};
 
 /// The text of `sql/queries/<name>.sql`.
@@ -56,29 +59,6 @@ const IDLE: Duration = Duration::from_secs(10);
 
 /// How long a step of taking a connection may last.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Said at the start of every transaction, not of the session: behind a transaction-mode pooler a session is shared.
-/// - A worker that is stopped in the middle holds nobody up for longer than ten seconds, and whoever waits for it waits
-///   a little longer than that.
-/// - Rows that row-level security would hide are an error: hidden agents would look like deleted ones.
-/// - Nothing is found by a search path that somebody else set.
-/// - No statement here is worth being compiled, whatever the planner believes of a table: that takes up to a second.
-const LIMITS: &str = "select set_config('statement_timeout', '30s', true), \
-     set_config('idle_in_transaction_session_timeout', '10s', true), \
-     set_config('lock_timeout', '12s', true), \
-     set_config('row_security', 'off', true), \
-     set_config('search_path', '', true), \
-     set_config('jit', 'off', true), \
-     current_setting('agent_sync.session', true) as mark";
-
-/// What comes before the statements of [`at_once`].
-/// - Whoever waits for our locks while we wait for another does so for less than a tenth of a second.
-/// - What the application's triggers have to say is not sent: somebody who is stopped does not read, and the server would
-///   wait before its commit until he does.
-const AT_ONCE: &str = "set transaction isolation level read committed, read write; \
-     select set_config('statement_timeout', '5s', true), \
-     set_config('lock_timeout', '50ms', true), \
-     set_config('client_min_messages', 'error', true); ";
 
 /// A pool of connections to one database.
 #[derive(Clone)]
@@ -251,70 +231,6 @@ impl DerefMut for Lease {
             .as_mut()
             .unwrap_or_else(|| unreachable!("a lease ends with its client"))
     }
-}
-
-/// Runs statements that lock what somebody else's edit could wait for, in a transaction of their own. Returns the rows of
-/// the last one that has any.
-///
-/// All of it is one message, and the server commits at its end without hearing from us again: however we are stopped,
-/// it is before or after, and never with the locks in hand. They run the application's own triggers, so only time is
-/// limited: those must find the search path and the row-level security that they expect.
-pub async fn at_once(
-    client: &tokio_postgres::Client,
-    statements: &str,
-) -> Result<Vec<SimpleQueryRow>, Error> {
-    let mut rows = Vec::new();
-    for message in client
-        .simple_query(&format!("{AT_ONCE}{statements}"))
-        .await?
-    {
-        match message {
-            SimpleQueryMessage::RowDescription(_) => rows.clear(),
-            SimpleQueryMessage::Row(row) => rows.push(row),
-            _ => {}
-        }
-    }
-    Ok(rows)
-}
-
-/// Begins a transaction: READ COMMITTED, whatever the role's default, and within our limits.
-pub async fn begin(client: &mut Client) -> Result<Transaction<'_>, Error> {
-    let (tx, _) = begin_with(client, "").await?;
-    Ok(tx)
-}
-
-/// The same, with settings besides the limits. Returns the mark of the transaction's session, too ([`kept`]).
-pub async fn begin_with<'c>(
-    client: &'c mut Client,
-    settings: &str,
-) -> Result<(Transaction<'c>, Option<String>), Error> {
-    let builder = client.build_transaction();
-    let tx = builder
-        .isolation_level(IsolationLevel::ReadCommitted)
-        .read_only(false)
-        .start()
-        .await?;
-    let limited = tx.simple_query(&format!("{LIMITS}; {settings}")).await?;
-    let mark = limited.iter().find_map(|message| match message {
-        SimpleQueryMessage::Row(row) => row.get("mark").map(str::to_owned),
-        _ => None,
-    });
-    Ok((tx, mark))
-}
-
-/// Begins a transaction in which nothing can be written. `RepeatableRead`: it sees one state of everything.
-pub async fn begin_reading(
-    client: &mut Client,
-    isolation: IsolationLevel,
-) -> Result<Transaction<'_>, Error> {
-    let builder = client.build_transaction();
-    let tx = builder
-        .isolation_level(isolation)
-        .read_only(true)
-        .start()
-        .await?;
-    tx.batch_execute(LIMITS).await?;
-    Ok(tx)
 }
 
 /// A parameter and its type. Statements are sent with their types and unnamed, in one round trip: a named one would be

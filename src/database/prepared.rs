@@ -11,8 +11,10 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use futures::future::join_all;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
+use uuid::Uuid;
 
-use super::{DEADLINE, Database, Error, LIMITS};
+use super::transaction::{self, READING};
+use super::{DEADLINE, Database, Error};
 
 /// A statement with parameters.
 #[derive(Debug, PartialEq, Eq)]
@@ -49,6 +51,42 @@ impl Prepared {
             "" => format!("execute {};", self.name),
             arguments => format!("execute {} ({arguments});", self.name),
         }
+    }
+
+    /// What makes it, runs it and takes it back, under a name that nobody else has.
+    pub fn once(&self, arguments: &str) -> String {
+        let once = Self {
+            name: format!("agent_sync_{}", Uuid::new_v4().simple()),
+            prepare: String::new(),
+        };
+        let prepare = self.prepare.replacen(&self.name, &once.name, 1);
+        let execute = once.execute(arguments);
+        format!("{prepare}{execute} deallocate {};", once.name)
+    }
+
+    /// Sends a message with what runs it, and where it is missing, with what makes it, too. The message is no transaction's, or begins one at
+    /// its end. `None`: sessions here keep nothing, and nothing was done.
+    pub async fn run(
+        &self,
+        keeping: &Keeping,
+        client: &Client,
+        arguments: &str,
+        message: impl Fn(&str) -> String,
+    ) -> Result<Option<Vec<SimpleQueryMessage>>, Error> {
+        if !keeping.is_of_use() {
+            return Ok(None);
+        }
+        let execute = self.execute(arguments);
+        for prepare in ["", &self.prepare] {
+            let said = message(&format!("{prepare}{execute}"));
+            let sent = client.simple_query(&said).await.map_err(Error::from);
+            keeping.is_missing(&sent);
+            // It is not there. Or it is there already: behind a pooler, this may be another session than just now.
+            if !sent.as_ref().is_err_and(|e| self.is_named_in(e)) {
+                return sent.map(Some);
+            }
+        }
+        Ok(None)
     }
 
     /// Whether it is this one that an error is about. However the server puts it, it names it.
@@ -134,25 +172,16 @@ impl Database {
         statement: &Prepared,
         arguments: &str,
     ) -> Result<Option<Vec<SimpleQueryRow>>, Error> {
-        if !self.keeping.is_of_use() {
-            return Ok(None);
-        }
         let reading = async {
             let client = self.client().await?;
-            let begin = "begin isolation level read committed, read only";
-            let execute = statement.execute(arguments);
-            let message = format!("{begin}; {LIMITS}; {PLANNED}{execute} commit");
-            let mut sent = client.simple_query(&message).await.map_err(Error::from);
-            if self.keeping.is_missing(&sent) {
-                let prepare = &statement.prepare;
-                let message =
-                    format!("rollback; {begin}; {LIMITS}; {PLANNED}{prepare}{execute} commit");
-                sent = client.simple_query(&message).await.map_err(Error::from);
-            }
-            let mut rows = rows(sent?);
+            let message =
+                |run: &str| transaction::within_limits(READING, &format!("{PLANNED}{run}"));
+            let sent = statement
+                .run(&self.keeping, &client, arguments, message)
+                .await?;
             client.give_back();
             // Those of the last statement that has any.
-            Ok(rows.pop())
+            Ok(sent.and_then(|messages| rows(messages).pop()))
         };
         self.within(DEADLINE, reading).await
     }
@@ -168,6 +197,11 @@ pub fn value<T: std::str::FromStr>(row: &SimpleQueryRow, name: &str) -> Result<O
     let text = text(row, name)?;
     text.map(|text| text.parse().map_err(|_| unexpected(name)))
         .transpose()
+}
+
+/// A column that is never null.
+pub fn required<T: std::str::FromStr>(row: &SimpleQueryRow, name: &str) -> Result<T, Error> {
+    value(row, name)?.ok_or_else(|| unexpected(name))
 }
 
 pub fn unexpected(column: &str) -> Error {

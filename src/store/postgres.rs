@@ -3,14 +3,14 @@
 
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
+use tokio_postgres::Row;
 use tokio_postgres::types::{Json, Type};
-use tokio_postgres::{Row, Transaction};
 use uuid::Uuid;
 
 use super::{
     Assistant, Changed, Filter, Found, Listed, New, Order, Page, Patch, Synced, Versions, Viewer,
 };
-use crate::database::{DEADLINE, Database, Error, Param, begin, column};
+use crate::database::{DEADLINE, Database, Error, Param, Transaction, begin, column};
 use crate::ids::AssistantId;
 use crate::sql;
 

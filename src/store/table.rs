@@ -4,13 +4,13 @@
 use std::collections::{HashMap, HashSet};
 
 use serde_json::Value;
+use tokio_postgres::Row;
 use tokio_postgres::types::Type;
-use tokio_postgres::{Row, Transaction};
 use uuid::Uuid;
 
 use super::batch::{Answer, Answers, How, Stands, Write};
 use crate::assistant;
-use crate::database::{Error, Param, Session, column};
+use crate::database::{Error, Param, Session, Transaction, column};
 use crate::ids::AssistantId;
 use crate::plan::{Existing, RowVersion};
 use crate::sql;
@@ -206,4 +206,24 @@ fn id(row: &Row) -> Result<AssistantId, Error> {
     Uuid::try_parse(text)
         .map(AssistantId)
         .map_err(|e| Error::Setup(format!("langgraph_server.assistants: {e}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What statements write out, so that none has to parse a function, says what the function says.
+    #[test]
+    fn the_fingerprint_is_the_same_wherever_it_is_written() {
+        let of = |text: &str| {
+            let from = text.find("pg_catalog.sha256(").expect("a fingerprint");
+            let length = text[from..].find("'UTF8'))").expect("its end");
+            let words: Vec<_> = text[from..from + length].split_whitespace().collect();
+            words.join(" ").replace("( ", "(").replace(" )", ")")
+        };
+        let function = of(include_str!("../../sql/migrations/0001_agent_sync.sql"));
+        for statement in [sql!("assistants_insert"), sql!("assistants_update")] {
+            assert_eq!(of(statement).replace("a.", ""), function);
+        }
+    }
 }

@@ -13,7 +13,6 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use deadpool_postgres::Transaction;
 use tokio::time::Instant;
 use tracing::debug;
 
@@ -22,7 +21,7 @@ use super::lease::{self, Lease};
 use super::reach::{Reach, is_in_scope, shared_scope};
 use super::work::Work;
 use super::{Batch, Entrance, Origin, Syncer};
-use crate::database::{DEADLINE, Error, Fault, begin};
+use crate::database::{DEADLINE, Error, Fault, Transaction, begin};
 use crate::ids::{AgentId, AssistantId, SYSTEM};
 use crate::ledger;
 use crate::outbox::{self, Claimed};
@@ -41,10 +40,10 @@ const ATTEMPTS: u32 = 3;
 
 impl Syncer {
     /// The agents that are being synced outside any transaction.
-    pub async fn leased(&self, tx: &Transaction<'_>) -> Result<Vec<AgentId>, Error> {
+    pub async fn leased(&self, client: &tokio_postgres::Client) -> Result<Vec<AgentId>, Error> {
         match self.place.beyond() {
             None => Ok(Vec::new()),
-            Some(_) => lease::leased(tx).await,
+            Some(_) => lease::leased(client).await,
         }
     }
 
@@ -171,7 +170,7 @@ impl Syncer {
         let recording = async {
             let mut client = self.database.client().await?;
             let tx = begin(&mut client).await?;
-            let retries = work.record((&*tx).into()).await?;
+            let retries = work.record((&tx).into()).await?;
             tx.commit().await?;
             client.give_back();
             Ok(retries)
@@ -186,13 +185,13 @@ impl Syncer {
 
     async fn in_scope(&self, agent: AgentId) -> Result<bool, Error> {
         let mut client = self.database.client().await?;
-        let mut tx = begin(&mut client).await?;
-        let shape = self.source.shape(tx.client()).await?;
+        let tx = begin(&mut client).await?;
+        let shape = self.source.shape(&tx).await?;
         let reach = Reach {
-            shared: shared_scope((&*tx).into()).await?,
+            shared: shared_scope((&tx).into()).await?,
             own: &self.settings.scope,
         };
-        let in_scope = is_in_scope(&mut tx, &shape, &reach, agent).await?;
+        let in_scope = is_in_scope(&tx, &shape, &reach, agent).await?;
         tx.commit().await?;
         client.give_back();
         Ok(in_scope)
@@ -224,7 +223,7 @@ impl Syncer {
                 let mut client = self.database.client().await?;
                 let tx = begin(&mut client).await?;
                 if let Some(claimed) = origin.claimed {
-                    outbox::settle((&*tx).into(), claimed, |agent| done.contains(&agent)).await?;
+                    outbox::settle((&tx).into(), claimed, |agent| done.contains(&agent)).await?;
                 }
                 lease.give_back(&tx).await?;
                 tx.commit().await?;
@@ -275,7 +274,7 @@ impl Syncer {
             let mut client = self.database.client().await?;
             let tx = begin(&mut client).await?;
             let ids = decide::ids(&lease.agents, entrance.claim());
-            let entries = ledger::read((&*tx).into(), &lease.agents, &ids).await?;
+            let entries = ledger::read((&tx).into(), &lease.agents, &ids).await?;
             tx.commit().await?;
             client.give_back();
             Ok(entries)
@@ -403,12 +402,12 @@ impl Syncer {
             let mut client = self.database.client().await?;
             let tx = begin(&mut client).await?;
             lease.renew(&tx, agents).await?;
-            let shape = self.source.shape(tx.client()).await?;
-            let shared = shared_scope((&*tx).into()).await?;
+            let shape = self.source.shape(&tx).await?;
+            let shared = shared_scope((&tx).into()).await?;
             let records = Records::of(Existence::Known(existing));
             let claim = entrance.claim();
             let seen = self
-                .look((&*tx).into(), &shape, agents, claim, records)
+                .look((&tx).into(), &shape, agents, claim, records)
                 .await?;
             tx.commit().await?;
             client.give_back();
@@ -436,7 +435,7 @@ impl Syncer {
             let mut client = self.database.client().await?;
             let tx = begin(&mut client).await?;
             lease.renew(&tx, agents).await?;
-            let retries = work.record((&*tx).into()).await?;
+            let retries = work.record((&tx).into()).await?;
             tx.commit().await?;
             client.give_back();
             Ok(retries)

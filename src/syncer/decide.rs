@@ -2,8 +2,6 @@
 
 use std::collections::HashMap;
 
-use tokio_postgres::Transaction;
-
 use super::permission::Subject;
 use super::reach::Reach;
 use super::work::Work;
@@ -12,7 +10,7 @@ use crate::access::Verdict;
 use crate::agent::{DecodeError, Head, Row};
 use crate::assistant::{self, Content};
 use crate::config::OnRemove;
-use crate::database::{Error, Session};
+use crate::database::{Error, Session, Transaction};
 use crate::ids::{AgentId, AssistantId};
 use crate::ledger;
 use crate::plan::{self, Answer, Claim, Existing, Observed, Planned};

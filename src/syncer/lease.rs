@@ -3,11 +3,10 @@
 
 use std::time::Duration;
 
-use tokio_postgres::Transaction;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
-use crate::database::{Error, column};
+use crate::database::{Error, Transaction, column};
 use crate::ids::AgentId;
 use crate::sql;
 
@@ -58,8 +57,8 @@ impl Lease {
 }
 
 /// The agents that somebody holds at the moment.
-pub(super) async fn leased(tx: &Transaction<'_>) -> Result<Vec<AgentId>, Error> {
-    let rows = tx.query_typed(sql!("leased"), &[]).await?;
+pub(super) async fn leased(client: &tokio_postgres::Client) -> Result<Vec<AgentId>, Error> {
+    let rows = client.query_typed(sql!("leased"), &[]).await?;
     rows.iter().map(|row| column(row, "agent_id")).collect()
 }
 

@@ -8,7 +8,7 @@
 use super::reach::shared_scope;
 use super::report::Origin;
 use super::{Entrance, Syncer};
-use crate::database::{DEADLINE, Error, IsolationLevel, begin_reading};
+use crate::database::{DEADLINE, Error, begin_reading};
 use crate::source::{Page, Stretch};
 use crate::sql;
 
@@ -29,13 +29,13 @@ impl Syncer {
         let origin = Origin::of(Entrance::Pass);
         let looking = async {
             let mut client = self.database.client().await?;
-            let tx = begin_reading(&mut client, IsolationLevel::ReadCommitted).await?;
-            let shape = self.source.shape(tx.client()).await?;
+            let tx = begin_reading(&mut client).await?;
+            let shape = self.source.shape(&tx).await?;
             // Of a schema that is newer, nobody here knows what is in it.
-            shared_scope((&*tx).into()).await?;
+            shared_scope((&tx).into()).await?;
             tx.batch_execute(sql!("look_over_limits")).await?;
             let (basis, names) = (self.basis(), self.settings.write_back);
-            let page = shape.look_over(tx.client(), stretch, &basis, names).await?;
+            let page = shape.look_over(&tx, stretch, &basis, names).await?;
             tx.commit().await?;
             client.give_back();
             Ok(page)

@@ -28,7 +28,6 @@ mod work;
 
 use std::sync::Arc;
 
-use deadpool_postgres::Transaction;
 use tokio::sync::Semaphore;
 use tokio_postgres::types::Type;
 
@@ -47,7 +46,7 @@ use crate::access::Access;
 use crate::activity::Activity;
 use crate::config::Settings;
 use crate::database::kept::Kept;
-use crate::database::{Client, Database, Error, Fault, Param, Session, begin_with};
+use crate::database::{Client, Database, Error, Fault, Param, Session, Transaction, begin};
 use crate::doorbell::Doorbell;
 use crate::ids::AgentId;
 use crate::metrics::{Connections, Metrics, StoreCalls};
@@ -243,14 +242,12 @@ impl Syncer {
         origin: Origin<'_>,
     ) -> Result<Batch, Error> {
         let mut client = self.database.client().await?;
-        let (mut tx, mark) = begin_with(&mut client, "").await?;
+        let tx = begin(&mut client).await?;
         let kept = match agents.len() <= FEW {
-            true => self.database.keeper.of(&tx, mark.as_deref()).await?,
+            true => self.database.keeper.of(&tx).await?,
             false => None,
         };
-        let batch = self
-            .sync(&mut tx, kept.as_deref(), agents, entrance)
-            .await?;
+        let batch = self.sync(&tx, kept.as_deref(), agents, entrance).await?;
         tx.commit().await?;
         self.committed(&mut client, &batch, origin).await;
         client.give_back();
@@ -261,7 +258,7 @@ impl Syncer {
     /// keeps.
     pub async fn sync_claimed(
         &self,
-        mut tx: Transaction<'_>,
+        tx: Transaction<'_>,
         kept: Option<&Kept>,
         claimed: &Claimed,
     ) -> Result<Batch, Error> {
@@ -270,10 +267,9 @@ impl Syncer {
         }
         let agents = claimed.agents();
         let kept = kept.filter(|_| agents.len() <= FEW);
-        let batch = Box::pin(self.sync(&mut tx, kept, &agents, Entrance::Change)).await?;
+        let batch = Box::pin(self.sync(&tx, kept, &agents, Entrance::Change)).await?;
         // Not before: what is pending is looked at when removals are weighed.
-        outbox::settle(Session::new(&tx, kept), claimed, |_| true).await?;
-        tx.commit().await?;
+        outbox::settle_last(tx, kept, claimed).await?;
         Ok(batch)
     }
 
@@ -283,12 +279,12 @@ impl Syncer {
     /// other error is the caller's, and so is the rollback.
     pub async fn sync(
         &self,
-        tx: &mut Transaction<'_>,
+        tx: &Transaction<'_>,
         kept: Option<&Kept>,
         agents: &[AgentId],
         entrance: Entrance<'_>,
     ) -> Result<Batch, Error> {
-        let shape = self.source.shape(tx.client()).await?;
+        let shape = self.source.shape(tx).await?;
         // Sent together, answered in this order, as much of what follows is.
         let session = Session::new(tx, kept);
         let (shared, seen) = futures::join!(

@@ -4,7 +4,6 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use tokio_postgres::Transaction;
 use tracing::warn;
 use uuid::Uuid;
 
@@ -14,7 +13,7 @@ use crate::access::{Arguments, For, Glimpse, Identity, Question, Shown, Verdict}
 use crate::agent::{Agent, Row};
 use crate::assistant::{Assistant, Content};
 use crate::database::prepared::text;
-use crate::database::{DEADLINE, Error, Fault, begin};
+use crate::database::{DEADLINE, Error, Fault, Transaction, begin};
 use crate::ids::{AgentId, AssistantId, SYSTEM};
 use crate::plan::{Claim, Entry, Planned};
 use crate::source::Shape;
@@ -307,7 +306,7 @@ impl Syncer {
         let reading = async {
             let mut client = self.database.client().await?;
             let tx = begin(&mut client).await?;
-            let shape = self.source.shape(tx.client()).await?;
+            let shape = self.source.shape(&tx).await?;
             let rows = shape.read(&tx, agents).await?;
             tx.commit().await?;
             client.give_back();

@@ -16,7 +16,7 @@ use super::reach::{Reach, shared_scope};
 use super::work::Work;
 use super::{Entrance, Syncer};
 use crate::database::migrations::{self, Footing};
-use crate::database::{Error, Fault, IsolationLevel, begin_reading};
+use crate::database::{Error, Fault, begin_reading, begin_snapshot};
 use crate::ids::{AgentId, AssistantId, SYSTEM};
 use crate::ledger;
 use crate::plan::Existing;
@@ -35,9 +35,9 @@ impl Syncer {
     pub async fn footing(&self) -> Result<Footing, Error> {
         self.step(async {
             let mut client = self.database.client().await?;
-            let tx = begin_reading(&mut client, IsolationLevel::ReadCommitted).await?;
-            let footing = migrations::footing(tx.client()).await?;
-            self.source.inspect(tx.client()).await?;
+            let tx = begin_reading(&mut client).await?;
+            let footing = migrations::footing(&tx).await?;
+            self.source.inspect(&tx).await?;
             tx.commit().await?;
             client.give_back();
             Ok(footing)
@@ -93,22 +93,22 @@ impl Syncer {
 
         let looking = async {
             let mut client = self.database.client().await?;
-            let tx = begin_reading(&mut client, IsolationLevel::RepeatableRead).await?;
-            let shape = self.source.shape(tx.client()).await?;
+            let tx = begin_snapshot(&mut client).await?;
+            let shape = self.source.shape(&tx).await?;
             let shared = match footing.has_schema {
-                true => shared_scope((&*tx).into()).await?,
+                true => shared_scope((&tx).into()).await?,
                 false => Scope::None,
             };
             let existence = match &existing {
                 Some(existing) => Existence::Known(existing),
-                None => Existence::In(self.counted(Target::Table((&*tx).into()))),
+                None => Existence::In(self.counted(Target::Table((&tx).into()))),
             };
             let records = Records {
                 existence,
                 has_ledger: footing.has_schema,
             };
             let seen = self
-                .look((&*tx).into(), &shape, &agents, None, records)
+                .look((&tx).into(), &shape, &agents, None, records)
                 .await?;
             tx.commit().await?;
             client.give_back();
@@ -122,7 +122,7 @@ impl Syncer {
         let deciding = async {
             let mut client = self.database.client().await?;
             // It is asked twice whether an agent is edited just now, so not as of one moment.
-            let tx = begin_reading(&mut client, IsolationLevel::ReadCommitted).await?;
+            let tx = begin_reading(&mut client).await?;
             let work = self
                 .decide(&tx, &shape, &reach, &seen, Entrance::Pass)
                 .await?;
@@ -188,7 +188,7 @@ impl Syncer {
             }
             let looking = async {
                 let mut client = self.database.client().await?;
-                let tx = begin_reading(&mut client, IsolationLevel::RepeatableRead).await?;
+                let tx = begin_snapshot(&mut client).await?;
                 let existing = match footing.has_assistants {
                     true => table::observe_foreign(&tx, &ids).await?,
                     false => HashMap::new(),
@@ -201,9 +201,9 @@ impl Syncer {
         };
         let reading = async {
             let mut client = self.database.client().await?;
-            let tx = begin_reading(&mut client, IsolationLevel::RepeatableRead).await?;
+            let tx = begin_snapshot(&mut client).await?;
             let entries = match footing.has_schema {
-                true => ledger::read((&*tx).into(), agents, &decide::ids(agents, None)).await?,
+                true => ledger::read((&tx).into(), agents, &decide::ids(agents, None)).await?,
                 false => HashMap::new(),
             };
             tx.commit().await?;
@@ -260,8 +260,8 @@ impl Syncer {
         }
         self.step(async {
             let mut client = self.database.client().await?;
-            let tx = begin_reading(&mut client, IsolationLevel::RepeatableRead).await?;
-            let said = Target::Table((&*tx).into()).said(ids).await?;
+            let tx = begin_snapshot(&mut client).await?;
+            let said = Target::Table((&tx).into()).said(ids).await?;
             tx.commit().await?;
             client.give_back();
             Ok(said)

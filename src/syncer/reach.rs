@@ -1,10 +1,9 @@
 //! Which agents are in scope: what all workers on the database share, and what this one was started with.
 
-use deadpool_postgres::Transaction;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
-use crate::database::{Error, Session, column, migrations};
+use crate::database::{Error, Session, Transaction, column, migrations};
 use crate::ids::AgentId;
 use crate::scope::Scope;
 use crate::source::Shape;
@@ -12,18 +11,19 @@ use crate::sql;
 
 /// Whether an agent that could not be synced is in scope. One that cannot even be read is not.
 pub(super) async fn is_in_scope(
-    tx: &mut Transaction<'_>,
+    tx: &Transaction<'_>,
     shape: &Shape,
     reach: &Reach<'_>,
     agent: AgentId,
 ) -> Result<bool, Error> {
-    let savepoint = tx.savepoint("scope").await?;
+    tx.batch_execute("savepoint scope").await?;
     let row = shape
-        .read(&savepoint, &[agent])
+        .read(tx, &[agent])
         .await
         .ok()
         .and_then(|mut rows| rows.remove(&agent));
-    savepoint.rollback().await?;
+    tx.batch_execute("rollback to savepoint scope; release savepoint scope")
+        .await?;
     Ok(row
         .and_then(|row| row.head().ok())
         .is_some_and(|head| reach.contains(head.organization_id)))

@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use tokio_postgres::Transaction;
 use tokio_postgres::types::Type;
 
 use super::Syncer;
-use crate::database::{DEADLINE, Error, begin};
+use crate::database::{DEADLINE, Error, Transaction, begin};
 use crate::ids::{AgentId, AssistantId};
 use crate::plan::Entry;
 use crate::store::batch::{Answers, Counted, Target};
@@ -28,7 +27,7 @@ impl Syncer {
         let reading = async {
             let mut client = self.database.client().await?;
             let tx = begin(&mut client).await?;
-            let mut entries = ledger::read((&*tx).into(), &[], &[assistant]).await?;
+            let mut entries = ledger::read((&tx).into(), &[], &[assistant]).await?;
             tx.commit().await?;
             client.give_back();
             let entry = entries.remove(&assistant).filter(Entry::may_stand);
@@ -60,7 +59,7 @@ impl Syncer {
                 return Ok(Released::NotTheirs);
             }
             if !self
-                .counted(Target::Table((&*tx).into()))
+                .counted(Target::Table((&tx).into()))
                 .delete(&[assistant])
                 .await?
                 .is_done(assistant)

@@ -4,13 +4,12 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
-use tokio_postgres::Transaction;
 use tracing::{info, warn};
 
 use super::outcome::Outcome;
 use super::permission::Subject;
 use crate::access::Verdict;
-use crate::database::{Error, Session};
+use crate::database::{Error, Session, Transaction};
 use crate::ids::{AgentId, AssistantId, SYSTEM};
 use crate::ledger::{self, Conflict, Failure, Marked, Written};
 use crate::outbox;
