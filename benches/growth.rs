@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use support::edits::{QUIET, TELL, agents, listen, one, percentile};
+use support::edits::{TELL, agents, listen, one, percentile};
 use support::passes::{run, server};
 use support::report::{Line, Report};
 use support::server::Server;
@@ -80,7 +80,7 @@ async fn grow(size: u32) -> Result<[Duration; WORK.len()], AnyError> {
     let mut edits = Vec::new();
     for n in 0..EDITS {
         let agent = agents[n as usize * 7919 % agents.len()];
-        let took = one(&client, agent, n, &mut written, QUIET).await?;
+        let took = one(&client, agent, n, &mut written).await?;
         // The first ones open connections and read catalogs.
         if n >= EDITS / 6 {
             edits.push(took);

@@ -21,7 +21,7 @@ create trigger tell after insert or update on langgraph_server.assistants for ea
 alter table langgraph_server.assistants disable trigger tell;";
 
 /// Between two edits in the quiet: rings that come thicker keep the worker awake.
-pub const QUIET: Duration = Duration::from_millis(60);
+pub const QUIET: Duration = Duration::from_millis(40);
 
 pub async fn agents(client: &Client) -> Result<Vec<Uuid>, AnyError> {
     let rows = client.query("select id from public.agents", &[]).await?;
@@ -60,9 +60,8 @@ pub async fn one(
     agent: Uuid,
     n: u64,
     written: &mut mpsc::UnboundedReceiver<(String, Instant)>,
-    quiet: Duration,
 ) -> Result<Duration, AnyError> {
-    tokio::time::sleep(quiet).await;
+    tokio::time::sleep(QUIET).await;
     editor.simple_query(&edit(agent, n)).await?;
     let committed = Instant::now();
     let told = agent.to_string();
