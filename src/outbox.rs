@@ -273,17 +273,9 @@ async fn ask(
 ) -> Result<SimpleQueryRow, Error> {
     let message = |run: &str| format!("/* agent-sync: {name} */ {}{run}", sql!("by_index"));
     let later = listed(later);
-    let sent = match statement
+    let sent = statement
         .run(&database.keeping, client, &later, message)
-        .await?
-    {
-        Some(sent) => sent,
-        None => {
-            client
-                .simple_query(&message(&statement.once(&later)))
-                .await?
-        }
-    };
+        .await?;
     let row = prepared::rows(sent).pop().and_then(|mut rows| rows.pop());
     row.ok_or_else(|| Error::Setup("an answer without a row".to_owned()))
 }

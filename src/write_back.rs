@@ -287,7 +287,7 @@ async fn attempt_one(
 ) -> Result<Option<Vec<SimpleQueryRow>>, Error> {
     let arguments = format!("'{agent}', '{id}'");
     let message = |run: &str| at_once_said(&format!("{LIMITS}{run}"));
-    let sent = ONE.run(keeping, client, &arguments, message).await?;
+    let sent = ONE.run_kept(keeping, client, &arguments, message).await?;
     Ok(sent.map(|sent| rows(sent).pop().unwrap_or_default()))
 }
 

@@ -4,10 +4,12 @@ use std::collections::BTreeSet;
 
 use agent_sync::access::Access;
 use agent_sync::config::Settings;
+use agent_sync::database::prepared::rows;
 use agent_sync::database::{Database, Fault, Session, begin, column};
 use agent_sync::ids::AgentId;
 use agent_sync::outbox::{self, Order};
 use agent_sync::plan::{Claim, IfExists};
+use agent_sync::sql;
 use agent_sync::syncer::{Entrance, Outcome, Syncer};
 use serde_json::Map;
 use tokio_postgres::types::Type;
@@ -236,4 +238,35 @@ async fn a_transaction_that_could_not_begin_is_over() {
         .await;
     refused.expect_err("refused");
     assert_eq!(db.count("pg_tables where tablename = 'made'").await, 0);
+}
+
+/// To compile one takes twenty times as long as to run it.
+#[tokio::test]
+async fn nothing_that_is_asked_of_the_outbox_is_compiled() {
+    let db = TestDatabase::new().await;
+    TestWorker::start(&db, &[]).await.stop().await;
+    db.unattended().await;
+    let pool = Database::sized(&db.url(), 1);
+    let client = pool.client().await.expect("a connection");
+    outbox::look(&pool, &client, &[]).await.expect("looked");
+    outbox::left(&pool, &client, &[]).await.expect("asked");
+    let kept = "select name from pg_prepared_statements where from_sql";
+    let kept = client.query_typed(kept, &[]).await.expect("listed");
+    assert_eq!(kept.len(), 2);
+    for row in &kept {
+        let name: &str = row.get("name");
+        let explained = format!("{} explain execute {name} ('{{}}')", sql!("by_index"));
+        let said = client.simple_query(&explained).await.expect("explained");
+        let plan: Vec<String> = rows(said)
+            .pop()
+            .into_iter()
+            .flatten()
+            .map(|row| row.get(0).unwrap_or_default().to_owned())
+            .collect();
+        assert!(
+            plan.iter().any(|line| line.contains("Index Scan")),
+            "{plan:?}"
+        );
+        assert!(!plan.iter().any(|line| line.contains("JIT")), "{plan:?}");
+    }
 }

@@ -54,7 +54,7 @@ impl Prepared {
     }
 
     /// What makes it, runs it and takes it back, under a name that nobody else has.
-    pub fn once(&self, arguments: &str) -> String {
+    fn once(&self, arguments: &str) -> String {
         let once = Self {
             name: format!("agent_sync_{}", Uuid::new_v4().simple()),
             prepare: String::new(),
@@ -64,9 +64,23 @@ impl Prepared {
         format!("{prepare}{execute} deallocate {};", once.name)
     }
 
-    /// Sends a message with what runs it, and where it is missing, with what makes it, too. The message is no transaction's, or begins one at
-    /// its end. `None`: sessions here keep nothing, and nothing was done.
+    /// Sends a message with what runs it; where it is missing, with what makes it, too; and where sessions keep nothing, with what takes it
+    /// back. The message is no transaction's, or begins one at its end.
     pub async fn run(
+        &self,
+        keeping: &Keeping,
+        client: &Client,
+        arguments: &str,
+        message: impl Fn(&str) -> String,
+    ) -> Result<Vec<SimpleQueryMessage>, Error> {
+        match self.run_kept(keeping, client, arguments, &message).await? {
+            Some(sent) => Ok(sent),
+            None => Ok(client.simple_query(&message(&self.once(arguments))).await?),
+        }
+    }
+
+    /// The same. `None`: sessions here keep nothing, and nothing was done.
+    pub async fn run_kept(
         &self,
         keeping: &Keeping,
         client: &Client,
@@ -177,7 +191,7 @@ impl Database {
             let message =
                 |run: &str| transaction::within_limits(READING, &format!("{PLANNED}{run}"));
             let sent = statement
-                .run(&self.keeping, &client, arguments, message)
+                .run_kept(&self.keeping, &client, arguments, message)
                 .await?;
             client.give_back();
             // Those of the last statement that has any.

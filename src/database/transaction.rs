@@ -76,14 +76,7 @@ pub async fn begin_with<'c>(
 ) -> Result<(Transaction<'c>, Vec<SimpleQueryRow>), Error> {
     let [before, after] = around;
     let message = |run: &str| beginning(WRITING, &format!("{before}{run}{after}"));
-    let begun = match statement.run(keeping, client, arguments, message).await? {
-        Some(begun) => begun,
-        None => {
-            client
-                .simple_query(&message(&statement.once(arguments)))
-                .await?
-        }
-    };
+    let begun = statement.run(keeping, client, arguments, message).await?;
     // Of the limits, of what comes before, of the statement, and of what comes after.
     let mut rows = rows(begun);
     let found = rows.get_mut(2).map(std::mem::take).unwrap_or_default();
