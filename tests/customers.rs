@@ -254,6 +254,7 @@ async fn stop_after(step: &Step, edit: impl Fn(&Setting) -> String) {
         Leaves::Nothing => "idle",
         _ => "idle in transaction",
     };
+    // And whatever else the worker had sent before, on other connections: it may still be writing something back.
     eventually(
         &format!("the server has carried out `{}` and waits", statement),
         || async {
@@ -262,7 +263,11 @@ async fn stop_after(step: &Step, edit: impl Fn(&Setting) -> String) {
              where datname = current_database() and application_name = 'agent-sync'";
             let there = format!(
                 "{sessions} and state = '{state}' and strpos(query, left($1, 100)) > 0
-               and query_start > (select at from public.now)"
+               and query_start > (select at from public.now)
+               and not exists (
+                 select from pg_stat_activity
+                 where datname = current_database() and application_name = 'agent-sync' and state = 'active'
+               )"
             );
             if db.rows(&there, &[&statement]).await.len() == 1 {
                 return Ok(());
