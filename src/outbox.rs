@@ -129,7 +129,9 @@ pub async fn claim<'c>(
     for row in &rows {
         let id = required(row, "id")?;
         let age: i64 = required(row, "age_ms")?;
-        match required(row, "key") {
+        // Not what cannot be read, which is no reason to drop it.
+        let key: String = required(row, "key")?;
+        match Uuid::try_parse(&key) {
             Ok(agent) => {
                 let age = Duration::from_millis(age.try_into().unwrap_or(0));
                 let change = Change {

@@ -2,8 +2,8 @@
 //!
 //! By SQL's own `prepare`, under a name that says what is in it. The protocol's prepared statements have names that mean something
 //! else to each client, and behind a transaction-mode pooler their sessions are shared: somebody else's would run. This one is the
-//! right one wherever it is there; where it is not, it is made; and where it is missing again and again, this is of no use, and whoever
-//! asks goes another way.
+//! right one wherever it is there; where it is not, it is made; and where it is missing again and again, this is of no use: whoever asks
+//! goes another way, or has it made and taken back each time.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicI64, Ordering};

@@ -134,7 +134,8 @@ impl<'c> Transaction<'c> {
     }
 
     /// Commits with a last statement, both sent together. Where the server refuses it nothing is committed, for it makes a rollback of a
-    /// commit that comes after an error. `kept`: what the session keeps.
+    /// commit that comes after an error. (What can go wrong before it is sent, a parameter of another type, is a fault in the code.)
+    /// `kept`: what the session keeps.
     pub async fn commit_with(
         mut self,
         kept: Option<&Kept>,
