@@ -4,6 +4,7 @@ use agent_sync::access::Access;
 use agent_sync::changes::{self, bursts::Bursts};
 use agent_sync::config::{SCOPE, Settings};
 use agent_sync::database::begin;
+use agent_sync::ids::AgentId;
 use agent_sync::outbox::{self, Order};
 use agent_sync::syncer::Syncer;
 use tokio_util::sync::CancellationToken;
@@ -112,6 +113,48 @@ async fn every_organization_gets_its_turn_whatever_changed_and_the_oldest_get_th
         other.rollback().await.expect("rolled back");
         db.execute("delete from agent_sync.outbox").await;
     }
+}
+
+/// However often it was edited: it is synced once for all that.
+#[tokio::test]
+async fn with_an_agents_change_come_all_that_there_are_of_it() {
+    let db = TestDatabase::new().await;
+    TestWorker::start(&db, &[]).await.stop().await;
+    for _ in 0..3 {
+        db.organization_of(200).await;
+    }
+    for _ in 0..2 {
+        db.execute("update public.agents set system_prompt = coalesce(system_prompt, '') || '!' where id::text < '8'")
+            .await;
+    }
+    let pool = db.pool();
+    let mut client = pool.client().await.expect("a connection");
+    let in_turns = Order::Turns { after: "" };
+    let claimed = outbox::claim(&pool, &mut client, in_turns, &[], 100).await;
+    let (tx, claimed) = claimed.expect("claimed");
+    assert!((80..=100).contains(&claimed.agents().len()));
+    let recorded = "select key, array_agg(id order by id) from agent_sync.outbox group by key";
+    let mut several = 0;
+    for row in db.rows(recorded, &[]).await {
+        let agent = AgentId(row.get::<_, String>(0).parse().expect("an uuid"));
+        if let Some(changes) = claimed.changes.get(&agent) {
+            let mut ids: Vec<i64> = changes.iter().map(|change| change.id).collect();
+            ids.sort_unstable();
+            assert_eq!(ids, row.get::<_, Vec<i64>>(1));
+            several += usize::from(ids.len() == 3);
+        }
+    }
+    assert!(several > 0);
+    // What is recorded from now on is another's.
+    db.execute("update public.agents set system_prompt = 'new'")
+        .await;
+    let before = db.count("agent_sync.outbox").await;
+    let of_them: usize = claimed.changes.values().map(Vec::len).sum();
+    outbox::settle_last(tx, None, &claimed)
+        .await
+        .expect("settled");
+    let after = db.count("agent_sync.outbox").await;
+    assert_eq!(before - after, of_them as i64);
 }
 
 /// However many there are, and though the planner has never seen that many.

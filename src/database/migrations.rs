@@ -25,7 +25,7 @@ macro_rules! migration {
 }
 
 /// In order; a version is never changed once it is released.
-const MIGRATIONS: [(i32, &str); 7] = [
+const MIGRATIONS: [(i32, &str); 8] = [
     (1, migration!("0001_agent_sync")),
     (2, migration!("0002_removals_and_turns")),
     (3, migration!("0003_users_are_asked_about")),
@@ -33,6 +33,7 @@ const MIGRATIONS: [(i32, &str); 7] = [
     (5, migration!("0005_leases")),
     (6, migration!("0006_marks")),
     (7, migration!("0007_silent_edits")),
+    (8, migration!("0008_edits_of_one_agent")),
 ];
 
 pub const LATEST: i32 = MIGRATIONS[MIGRATIONS.len() - 1].0;
