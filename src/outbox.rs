@@ -13,7 +13,7 @@ use tracing::warn;
 use uuid::Uuid;
 
 use crate::database::kept::Kept;
-use crate::database::prepared::{self, Prepared, literal, required, value};
+use crate::database::prepared::{self, Prepared, array, literal, required, value};
 use crate::database::{Client, Database, Error, Param, Session, Transaction, begin_with, column};
 use crate::ids::AgentId;
 use crate::source::Shape;
@@ -284,8 +284,7 @@ async fn ask(
 
 /// As a literal.
 fn listed(agents: &[AgentId]) -> String {
-    let agents: Vec<String> = agents.iter().map(ToString::to_string).collect();
-    format!("'{{{}}}'", agents.join(","))
+    array(agents.iter().map(ToString::to_string))
 }
 
 /// Replaces changes that name no agent by changes of the agents that they touch. False when there were none.

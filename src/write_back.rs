@@ -21,7 +21,7 @@ use tracing::{debug, error, warn};
 use uuid::Uuid;
 
 use crate::config;
-use crate::database::prepared::{Keeping, Prepared, rows};
+use crate::database::prepared::{Keeping, Prepared, array, rows};
 use crate::database::{BATCH, Client, DEADLINE, Database, Error, Fault, at_once, at_once_said};
 use crate::ids::{AgentId, AssistantId};
 use crate::retry::Backoff;
@@ -292,10 +292,8 @@ async fn attempt_one(
 }
 
 async fn attempt_many(client: &Client, named: &[Named]) -> Result<Vec<SimpleQueryRow>, Error> {
-    // Nothing to escape: they are uuids, and we have written them down ourselves.
-    let literal = |ids: Vec<String>| format!("'{{{}}}'", ids.join(","));
-    let agents = literal(named.iter().map(|(agent, _)| agent.to_string()).collect());
-    let assistants = literal(named.iter().map(|(_, id)| id.to_string()).collect());
+    let agents = array(named.iter().map(|(agent, _)| agent.to_string()));
+    let assistants = array(named.iter().map(|(_, id)| id.to_string()));
     let statement = sql!("write_back")
         .replace(":'agents'", &agents)
         .replace(":'assistants'", &assistants);

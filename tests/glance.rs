@@ -6,10 +6,11 @@ use agent_sync::ids::AgentId;
 use agent_sync::plan::{Claim, IfExists};
 use agent_sync::scope::Scope;
 use agent_sync::syncer::{Batch, Entrance, Glance, Syncer};
+use futures::future::join_all;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use crate::support::{TestDatabase, TestWorker};
+use crate::support::{TestDatabase, TestWorker, eventually};
 
 /// An organization with a member and an agent, which is in step. No change loop runs.
 struct Scene {
@@ -504,4 +505,138 @@ async fn whatever_tables_and_columns_there_are_what_was_asked_about_is_known_aga
         assert_eq!(answer["metadata"]["owner"], json!(user), "{change}");
         scene.db.execute(OPEN).await;
     }
+}
+
+/// Whoever is asked about must find nothing of who was asked about before in the same transaction, whatever a policy leaves behind. By the
+/// locks it can be told, afterwards, how many transactions there were. A claimant may say to wait for the gate, and to fail.
+const ASKED: &str = r#"
+create function public.asked() returns boolean language plpgsql volatile as $$
+declare
+  claims jsonb := current_setting('request.jwt.claims')::jsonb;
+begin
+  perform pg_advisory_lock_shared(77, ((extract(epoch from now()) * 1000)::bigint % 1000000000)::integer);
+  -- (It is called for each table that a policy reads agents for.)
+  if coalesce(current_setting('test.left', true), '') not in ('', claims::text) then
+    return false;
+  end if;
+  if coalesce(current_setting('request.jwt.claim.only', true), '') <> coalesce(claims ->> 'only', '') then
+    return false;
+  end if;
+  perform set_config('test.left', claims::text, false);
+  while claims ? 'waits' and not pg_try_advisory_xact_lock_shared(78) loop
+    perform pg_sleep(0.01);
+  end loop;
+  if claims ? 'fails' then
+    raise exception 'so be it';
+  end if;
+  return true;
+end;
+$$;
+create policy asked on public.agents as restrictive for select to authenticated using (public.asked());"#;
+
+impl Scene {
+    /// With one more claim.
+    fn claiming(&self, user: Uuid, more: &str) -> Claim {
+        let claims =
+            json!({"sub": user, "role": "authenticated", "aud": "authenticated", more: "so"});
+        let claims = claims.as_object().expect("claims").clone();
+        Claim {
+            identity: Some(Identity::verified(user, claims)),
+            ..self.claim(user)
+        }
+    }
+
+    /// The answers to those who ask while all connections are taken.
+    async fn asked_together(&self, claims: &[Claim]) -> Vec<Glance> {
+        let waiting: Vec<Claim> = (0..3).map(|_| self.claiming(self.alice, "waits")).collect();
+        let gate = self.db.connect().await;
+        let closed = gate.batch_execute("select pg_advisory_lock(78)");
+        closed.await.expect("closed");
+        let all: Vec<&Claim> = waiting.iter().chain(claims).collect();
+        let asking = join_all(all.into_iter().map(async |claim| {
+            let seen = self.syncer.glance(self.agent, claim).await;
+            seen.expect("a glance")
+        }));
+        let opening = async {
+            eventually("they wait", || async {
+                let sleeping = "pg_stat_activity where datname = current_database() and wait_event = 'PgSleep'";
+                match self.db.count(sleeping).await {
+                    3 => Ok(()),
+                    other => Err(other.to_string()),
+                }
+            })
+            .await;
+            let opened = gate.batch_execute("select pg_advisory_unlock(78)");
+            opened.await.expect("opened");
+        };
+        let (mut seen, ()) = futures::join!(asking, opening);
+        seen.split_off(3)
+    }
+
+    /// How many transactions there have been in which users were asked about, since last time.
+    async fn transactions(&self) -> i64 {
+        let there = "(
+            select distinct pid, objid from pg_catalog.pg_locks
+            where locktype = 'advisory' and classid = 77 and objsubid = 2
+              and database = (select oid from pg_database where datname = current_database())
+        ) as t";
+        self.db.count(there).await
+    }
+}
+
+fn word(seen: &Glance) -> &'static str {
+    match seen {
+        Glance::InStep(_) => "in step",
+        Glance::Granted => "granted",
+        Glance::Denied => "denied",
+        Glance::Unclear => "unclear",
+    }
+}
+
+#[tokio::test]
+async fn users_who_are_asked_about_together_are_told_apart() {
+    for authorize in [Authorize::Agent, Authorize::Source] {
+        let scene = Scene::with(authorize, Settings::default()).await;
+        scene.db.execute(ASKED).await;
+        let (alice, bob, mallory) = (scene.alice, scene.member().await, Uuid::new_v4());
+        let claims = [
+            scene.claiming(alice, "only"),
+            scene.claim(bob),
+            scene.claim(mallory),
+            scene.claim(alice),
+            scene.claiming(mallory, "only"),
+            scene.claim(alice),
+            scene.claiming(bob, "only"),
+            scene.claim(alice),
+        ];
+        let seen = scene.asked_together(&claims).await;
+        let words: Vec<&str> = seen.iter().map(word).collect();
+        let expected = [
+            "in step", "granted", "denied", "in step", "denied", "in step", "granted", "in step",
+        ];
+        assert_eq!(words, expected);
+        for seen in seen {
+            if let Glance::InStep(answer) = seen {
+                let answer: Value = serde_json::from_str(&answer).expect("JSON");
+                assert_eq!(answer["metadata"]["owner"], json!(alice));
+            }
+        }
+        // Those that waited for the gate, and all the others in one.
+        assert_eq!(scene.transactions().await, 3 + 1);
+    }
+}
+
+#[tokio::test]
+async fn whoever_cannot_be_asked_about_is_nobody_elses_harm() {
+    let scene = Scene::new().await;
+    scene.db.execute(ASKED).await;
+    let claims = [
+        scene.claim(scene.alice),
+        scene.claiming(scene.alice, "fails"),
+        scene.claim(scene.member().await),
+        scene.claim(Uuid::new_v4()),
+    ];
+    let seen = scene.asked_together(&claims).await;
+    let words: Vec<&str> = seen.iter().map(word).collect();
+    assert_eq!(words, ["in step", "unclear", "granted", "denied"]);
 }

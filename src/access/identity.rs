@@ -1,12 +1,13 @@
 //! A user, as the database's policies know them: claims, and how they are told to a session.
 
-use std::fmt::{self, Write};
+use std::fmt;
+use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::ROLE;
-use crate::database::prepared::literal;
+use crate::database::prepared::array;
 
 /// How long a name may be in SQL.
 const LONGEST: usize = 63;
@@ -15,12 +16,13 @@ const LONGEST: usize = 63;
 #[derive(Clone, PartialEq)]
 pub struct Identity {
     pub user: Uuid,
-    claims: Map<String, Value>,
+    claims: Arc<Map<String, Value>>,
 }
 
 impl Identity {
     /// One who has just proven these claims.
-    pub fn verified(user: Uuid, claims: Map<String, Value>) -> Self {
+    pub fn verified(user: Uuid, claims: impl Into<Arc<Map<String, Value>>>) -> Self {
+        let claims = claims.into();
         Self { user, claims }
     }
 
@@ -37,34 +39,34 @@ impl Identity {
         for (name, value) in known {
             claims.extend(value.map(|value| (name.to_owned(), value)));
         }
-        Self { user, claims }
+        Self::verified(user, claims)
     }
 
-    /// What tells a session `request.jwt.claims`, and a setting for each claim as PostgREST before version 9 had it: text as it is, all
-    /// else as JSON. A claim whose name cannot be a setting's had none there either. It answers with one row.
-    ///
-    /// Not with `set`: of that, `pg_stat_statements` keeps the text, one for each caller, and with it what the claims say.
-    pub(super) fn settings(&self) -> String {
-        let mut settings = String::new();
-        let mut set = |name: &str, value: &str| {
+    /// The names and values of what tells a session `request.jwt.claims`, and of a setting for each claim as PostgREST before version 9
+    /// had it: text as it is, all else as JSON. A claim whose name cannot be a setting's had none there either.
+    pub(super) fn settings(&self) -> (Vec<String>, Vec<String>) {
+        let all = serde_json::to_string(&*self.claims).unwrap_or_default();
+        let claims = ("claims".to_owned(), all);
+        let each = self.claims.iter().filter(|(name, _)| is_identifier(name));
+        let each = each.map(|(name, value)| {
+            let text = value.as_str().map(str::to_owned);
+            (
+                format!("claim.{name}"),
+                text.unwrap_or_else(|| value.to_string()),
+            )
+        });
+        let settings = std::iter::once(claims).chain(each);
+        settings
             // Text in a setting ends at a NUL, and none can be sent.
-            if !value.contains('\0') {
-                let comma = if settings.is_empty() { "" } else { ", " };
-                let value = literal(value);
-                let _ = write!(settings, "{comma}('request.jwt.{name}', {value})");
-            }
-        };
-        set("claims", &json!(self.claims).to_string());
-        for (name, value) in self.claims.iter().filter(|(name, _)| is_identifier(name)) {
-            let name = format!("claim.{name}");
-            match value.as_str() {
-                Some(text) => set(&name, text),
-                None => set(&name, &value.to_string()),
-            }
-        }
-        format!(
-            "select pg_catalog.count(pg_catalog.set_config(name, value, true)) from (values {settings}) as s (name, value); "
-        )
+            .filter(|(_, value)| !value.contains('\0'))
+            .map(|(name, value)| (format!("request.jwt.{name}"), value))
+            .unzip()
+    }
+
+    /// The same, as literals.
+    pub(super) fn arguments(&self) -> String {
+        let (names, values) = self.settings();
+        format!("{}, {}", array(names), array(values))
     }
 }
 
@@ -89,16 +91,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn claims_are_told_in_a_query_whose_text_nobody_keeps() {
+    fn a_session_is_told_every_claim_whose_name_can_be_a_settings() {
         let claims = json!({"sub": "it's", "app_metadata": {"a": 1}, "no name": 1, "nul": "\0"});
         let Value::Object(claims) = claims else {
             unreachable!()
         };
         assert_eq!(
-            Identity::verified(Uuid::nil(), claims).settings(),
-            r#"select pg_catalog.count(pg_catalog.set_config(name, value, true)) from (values ('request.jwt.claims', "#.to_owned()
-                + r#"E'{"app_metadata":{"a":1},"no name":1,"nul":"\\u0000","sub":"it''s"}'), ('request.jwt.claim.app_metadata', "#
-                + r#"E'{"a":1}'), ('request.jwt.claim.sub', E'it''s')) as s (name, value); "#
+            Identity::verified(Uuid::nil(), claims).arguments(),
+            r#"E'{"request.jwt.claims","request.jwt.claim.app_metadata","request.jwt.claim.sub"}', "#.to_owned()
+                + r#"E'{"{\\"app_metadata\\":{\\"a\\":1},\\"no name\\":1,\\"nul\\":\\"\\\\u0000\\",\\"sub\\":\\"it''s\\"}","{\\"a\\":1}","it''s"}'"#
         );
     }
 }

@@ -4,24 +4,26 @@
 //! The questions have a small pool of their own, since they are asked while a sync holds a connection of the other. A
 //! connection goes back only when the session is as it was before, so that nobody ever acts under another's name.
 
+mod glance;
 mod identity;
+mod together;
 
 use std::collections::HashMap;
-use std::fmt;
-use std::sync::LazyLock;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
 use tokio::time::Instant;
 use tokio_postgres::types::Type;
-use tokio_postgres::{Client, Row as Record, SimpleQueryRow};
+use tokio_postgres::{Client, Row as Record};
 use uuid::Uuid;
 
+use glance::Glances;
+pub use glance::{Arguments, Glimpse};
 pub use identity::Identity;
 
 use crate::agent::{Agent, Head, Row};
 use crate::config::{self, Authorize};
-use crate::database::prepared::{self, PLANNED, Prepared, literal};
 use crate::database::{Database, DatabaseUrl, Error, Fault, Param, column};
 use crate::ids::AgentId;
 use crate::metrics::Connections;
@@ -50,12 +52,6 @@ const TOGETHER: usize = 100;
 const LIMITS: &str = "set local idle_in_transaction_session_timeout = '10s'; set local lock_timeout = '500ms'; \
      set local client_min_messages = error; ";
 
-/// How the login role looks at the tables itself: as in any other transaction of the worker's.
-const AS_WORKER: &str = "set local row_security = off; set local search_path = ''; ";
-
-/// How policies are planned is the application's affair.
-const AS_EVER: &str = "set local plan_cache_mode to default; set local enable_seqscan to default";
-
 /// How it becomes [`ROLE`]. The search path is PostgREST's on Supabase: policies may call functions by their bare names.
 const AS_CALLER: &str = "set local row_security = on; set local search_path = public, extensions; \
      set local request.method = 'POST'; set local request.headers = '{}'; set local role = authenticated; ";
@@ -77,36 +73,6 @@ pub enum Shown {
     /// It cannot be told ([`Verdict::Unknown`]).
     Unknown { why: String, passing: bool },
 }
-
-/// What a glance shows.
-#[derive(Debug)]
-pub struct Glimpse {
-    /// To the worker: what comes of `glance.sql`.
-    pub rows: Vec<SimpleQueryRow>,
-    /// To the caller: the agent, as a hash (`glance_as_caller.sql`).
-    pub shown: Option<String>,
-}
-
-/// What `glance.sql` is asked.
-#[derive(Debug)]
-pub struct Arguments<'a> {
-    pub agent: AgentId,
-    /// Who asks for it.
-    pub owner: &'a str,
-    /// What else the mapping goes by.
-    pub basis: &'a str,
-}
-
-impl fmt::Display for Arguments<'_> {
-    /// As literals.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (owner, basis) = (literal(self.owner), literal(self.basis));
-        write!(f, "'{}', {owner}, {basis}", self.agent)
-    }
-}
-
-/// Asked at the end of a glance.
-static ACTED: LazyLock<Prepared> = LazyLock::new(|| Prepared::new("", sql!("acted")));
 
 /// Who has a question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,6 +119,8 @@ pub struct Access {
 #[derive(Debug, Clone)]
 struct Databases {
     requests: Database,
+    /// Those that wait for them.
+    glances: Arc<Glances>,
     syncs: Database,
 }
 
@@ -172,6 +140,7 @@ impl Access {
         Self {
             databases: Some(Databases {
                 requests: Database::sized(&url, FOR_REQUESTS),
+                glances: glance::glances(),
                 syncs: Database::sized(&url, FOR_SYNCS),
             }),
             authorize,
@@ -185,7 +154,9 @@ impl Access {
 
     /// `None`: it has none.
     pub fn connections(&self) -> Option<Connections> {
-        let Databases { requests, syncs } = self.databases.as_ref()?;
+        let Databases {
+            requests, syncs, ..
+        } = self.databases.as_ref()?;
         let (requests, syncs) = (requests.connections(), syncs.connections());
         Some(Connections {
             idle: requests.idle + syncs.idle,
@@ -262,112 +233,6 @@ impl Access {
         });
         let denied = || asked.iter().map(|_| Shown::Denied).collect();
         Ok(shown.await?.unwrap_or_else(denied))
-    }
-
-    /// Whether [`Self::glance`] takes no connection of the worker's own.
-    pub fn is_asked_in_one(&self, worker: &Database) -> bool {
-        let databases = self.databases.as_ref();
-        databases.is_some_and(|databases| databases.requests.has_login_of(worker))
-    }
-
-    /// A glance at one agent, as the worker and then as one user, in as little time as possible. `None`: it takes [`Self::ask`] to tell.
-    ///
-    /// Where users are asked about by the same login as the worker's, all of it is one message. Whatever goes wrong in it, the rest is not
-    /// done: the transaction has failed; and what is read says by itself in whose name that was. `arguments`: of `glance.sql`.
-    pub async fn glance(
-        &self,
-        worker: &Database,
-        shape: &Shape,
-        identity: &Identity,
-        arguments: &Arguments<'_>,
-    ) -> Result<Option<Glimpse>, Error> {
-        let Some(Databases { requests, .. }) = &self.databases else {
-            return Ok(None);
-        };
-        let glances = shape.glances(self.authorize);
-        let (mut before, is_one) = (Vec::new(), requests.has_login_of(worker));
-        if !is_one {
-            let arguments = arguments.to_string();
-            match worker.read_prepared(&glances.glance, &arguments).await? {
-                Some(rows) => before = rows,
-                None => return Ok(None),
-            }
-        }
-        if !requests.keeping.is_of_use() {
-            return Ok(None);
-        }
-        let (glance, as_caller, acted) = (&glances.glance, &glances.as_caller, &*ACTED);
-        let asked = format!("'{}', {}", arguments.agent, literal(arguments.basis));
-        let statements = [glance, as_caller, acted];
-        let message = |missing: Option<&Prepared>| {
-            let run = |statement: &Prepared, arguments: &str| {
-                let is_missing = missing == Some(statement);
-                let prepare = if is_missing { statement.prepare() } else { "" };
-                format!("{prepare}{}", statement.execute(arguments))
-            };
-            let look = match is_one {
-                true => {
-                    let glance = run(glance, &arguments.to_string());
-                    format!("{AS_WORKER}{PLANNED}{glance} {AS_EVER}")
-                }
-                false => sql!("server").to_owned(),
-            };
-            format!(
-                "begin isolation level read committed, read only; {LIMITS}set local statement_timeout = '{}'; {look}; {AS_CALLER}{}{} rollback; {}",
-                For::Requests.statement_timeout(),
-                identity.settings(),
-                run(as_caller, &asked),
-                run(acted, ""),
-            )
-        };
-        let asking = async {
-            let client = requests.client().await?;
-            if client.is_new() {
-                prepared::make(&client, statements).await;
-            }
-            let mut missing = None;
-            let mut tries = statements.len();
-            let sent = loop {
-                let sent = client.simple_query(&message(missing)).await;
-                let sent = sent.map_err(Error::from);
-                if !requests.keeping.is_missing(&sent) || tries == 0 {
-                    break sent;
-                }
-                // Made on the next try, it is there from then on.
-                tries -= 1;
-                let is_named = |one: &&&Prepared| sent.as_ref().is_err_and(|e| one.is_named_in(e));
-                missing = statements.iter().find(is_named).copied();
-                client.batch_execute("rollback").await?;
-            };
-            let rows = match sent {
-                Err(e) if e.is_from_server() => {
-                    client.batch_execute("rollback").await?;
-                    let acted = client.query_typed_one(sql!("acted"), &[]).await?;
-                    if column(&acted, "clean")? {
-                        client.give_back();
-                    }
-                    return Ok(None);
-                }
-                sent => prepared::rows(sent?),
-            };
-            let Ok([looked, _claims, read, acted]) = <[_; 4]>::try_from(rows) else {
-                return Ok(None);
-            };
-            if is_true(&acted, "clean")? {
-                client.give_back();
-            }
-            let is_here = |row: &SimpleQueryRow| row.get("place") == Some(shape.place());
-            let is_here = is_one || looked.first().is_some_and(is_here);
-            if !is_here || !is_true(&read, "secured")? {
-                return Ok(None);
-            }
-            let shown = read.first().map(|row| prepared::text(row, "shown"));
-            Ok(Some(Glimpse {
-                shown: shown.transpose()?.flatten().map(str::to_owned),
-                rows: if is_one { looked } else { before },
-            }))
-        };
-        requests.within(PATIENCE, asking).await
     }
 
     /// All agents that this user may read, active or not, with their organizations.
@@ -540,10 +405,11 @@ async fn read_as(
     statement: &str,
     params: &[Param<'_>],
 ) -> Result<Vec<Record>, Error> {
-    let settings = identity.settings();
+    let (names, values) = identity.settings();
+    let claims: [Param<'_>; 2] = [(&names, Type::TEXT_ARRAY), (&values, Type::TEXT_ARRAY)];
     let (begun, became, read, ended) = futures::join!(
         client.batch_execute("savepoint asked"),
-        client.batch_execute(&settings),
+        client.query_typed_one(sql!("claims"), &claims),
         client.query_typed(statement, params),
         client.batch_execute("rollback to savepoint asked"),
     );
@@ -551,12 +417,6 @@ async fn read_as(
     became?;
     ended?;
     Ok(read?)
-}
-
-/// Whether the only row of a statement says so.
-fn is_true(rows: &[SimpleQueryRow], name: &str) -> Result<bool, Error> {
-    let row = rows.first().map(|row| prepared::text(row, name));
-    Ok(row.transpose()?.flatten() == Some("t"))
 }
 
 /// What to do where the role cannot be taken.

@@ -120,22 +120,55 @@ pub const PLANNED: &str = "set local plan_cache_mode = force_generic_plan; set l
 
 /// Makes statements on a session that is new, before the first message in which one of them is missing: the server's log quotes such a
 /// message, and what a caller claims stands in it. One that is there already, behind a pooler, stays.
-pub async fn make(client: &Client, statements: [&Prepared; 3]) {
-    join_all(statements.map(|statement| client.simple_query(&statement.prepare))).await;
+pub async fn make(client: &Client, statements: &[&Prepared]) {
+    let made = statements
+        .iter()
+        .map(|one| client.simple_query(&one.prepare));
+    join_all(made).await;
 }
 
 /// A text as a literal, whatever is in it and whatever the server makes of backslashes elsewhere. (But for a NUL, which cannot be sent.)
 pub fn literal(text: &str) -> String {
     let mut literal = String::with_capacity(text.len() + 3);
     literal.push_str("E'");
-    for character in text.chars() {
-        if matches!(character, '\'' | '\\') {
-            literal.push(character);
-        }
-        literal.push(character);
-    }
+    write(&mut literal, text, |byte| match byte {
+        b'\'' => Some("''"),
+        b'\\' => Some(r"\\"),
+        _ => None,
+    });
     literal.push('\'');
     literal
+}
+
+/// Texts as the literal of an array.
+pub fn array(texts: impl IntoIterator<Item: AsRef<str>>) -> String {
+    let mut array = String::from("E'{");
+    for (place, text) in texts.into_iter().enumerate() {
+        array.push_str(if place == 0 { "\"" } else { ",\"" });
+        // What the array has escaped, the literal escapes once more.
+        write(&mut array, text.as_ref(), |byte| match byte {
+            b'\'' => Some("''"),
+            b'"' => Some(r#"\\""#),
+            b'\\' => Some(r"\\\\"),
+            _ => None,
+        });
+        array.push('"');
+    }
+    array.push_str("}'");
+    array
+}
+
+/// Writes a text with something else instead of some ASCII characters.
+fn write(written: &mut String, text: &str, instead: impl Fn(u8) -> Option<&'static str>) {
+    let mut from = 0;
+    for (at, byte) in text.bytes().enumerate() {
+        if let Some(instead) = instead(byte) {
+            written.push_str(&text[from..at]);
+            written.push_str(instead);
+            from = at + 1;
+        }
+    }
+    written.push_str(&text[from..]);
 }
 
 /// How a pool fares with statements that its sessions keep.
@@ -236,8 +269,20 @@ mod tests {
             ("it's", r"E'it''s'"),
             (r"\'", r"E'\\'''"),
             (r"a\", r"E'a\\'"),
+            ("ü'€", "E'ü''€'"),
         ] {
             assert_eq!(literal(text), expected);
+        }
+    }
+
+    #[test]
+    fn an_array_has_each_text_as_it_is() {
+        for (texts, expected) in [
+            (&[][..], r"E'{}'"),
+            (&["", "null", "a,b}"], r#"E'{"","null","a,b}"}'"#),
+            (&[r#"it's "so""#, r"\"], r#"E'{"it''s \\"so\\"","\\\\"}'"#),
+        ] {
+            assert_eq!(array(texts), expected);
         }
     }
 }

@@ -75,7 +75,7 @@ pub fn run(data: &[u8]) {
 fn user() -> Caller {
     Caller::User(User {
         id: Uuid::from_u128(1),
-        claims: Map::new(),
+        claims: Map::new().into(),
     })
 }
 

@@ -219,7 +219,7 @@ fn assert_let_in_by_the_rules(rules: &Rules, claims: Map<String, Value>) {
     assert_eq!(let_in.as_deref(), owner, "{said}");
     match caller {
         // The database is asked with just what was signed.
-        Ok(Caller::User(user)) => assert_eq!(Value::Object(user.claims), said),
+        Ok(Caller::User(user)) => assert_eq!(Value::Object((*user.claims).clone()), said),
         Ok(Caller::System) => assert_eq!(owner, Some("system")),
         Ok(Caller::Dev) => panic!("no token makes a caller Dev"),
         Err(refusal) => assert!(!refusal.to_string().is_empty()),

@@ -1,6 +1,7 @@
 //! What must become of some agents' assistants: what is read about them under their locks, and the work that follows from it.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::permission::Subject;
 use super::reach::Reach;
@@ -205,7 +206,7 @@ impl Syncer {
     pub(super) async fn decide<'a>(
         &self,
         tx: &Transaction<'_>,
-        shape: &Shape,
+        shape: &Arc<Shape>,
         reach: &Reach<'_>,
         seen: &'a Seen,
         entrance: Entrance<'a>,

@@ -412,7 +412,7 @@ impl Syncer {
     async fn attempt(
         &self,
         session: Session<'_>,
-        shape: &Shape,
+        shape: &Arc<Shape>,
         reach: &Reach<'_>,
         seen: Result<Seen, Error>,
         entrance: Entrance<'_>,

@@ -108,7 +108,7 @@ impl Syncer {
     pub(super) async fn permissions(
         &self,
         tx: &Transaction<'_>,
-        shape: &Shape,
+        shape: &Arc<Shape>,
         seen: &Seen,
         subjects: &[Subject<'_>],
         entrance: Entrance<'_>,
@@ -201,7 +201,7 @@ impl Syncer {
     /// Whether the claimant may have the agent just as it was read, where one look is enough to tell.
     async fn verdict_at_a_glance(
         &self,
-        shape: &Shape,
+        shape: &Arc<Shape>,
         claim: &Claim,
         agent: AgentId,
         seen: &Seen,

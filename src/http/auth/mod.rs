@@ -50,7 +50,7 @@ pub struct User {
     /// The claim `sub`.
     pub id: Uuid,
     /// All claims of the token, verified.
-    pub claims: Map<String, Value>,
+    pub claims: Arc<Map<String, Value>>,
 }
 
 impl Caller {

@@ -201,6 +201,7 @@ impl Rules {
         if is_anonymous && !self.allow_anonymous {
             return Err(Refusal::Anonymous);
         }
+        let claims = claims.into();
         Ok(User { id, claims })
     }
 
