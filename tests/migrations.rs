@@ -369,6 +369,36 @@ async fn an_upgrade_loses_no_change_and_waits_for_no_editor() {
     );
 }
 
+/// What waits is kept where that takes but a moment, and else every agent counts as changed.
+#[tokio::test]
+async fn an_upgrade_takes_no_longer_where_the_outbox_has_grown() {
+    let db = TestDatabase::to_install().await;
+    migrations::migrate(&db.pool(), Duration::ZERO)
+        .await
+        .expect("migrated");
+    for (waiting, kept) in [(10_000, 10_000), (10_001, 1)] {
+        db.execute_as_worker(
+            "drop index agent_sync.outbox_agents_idx;
+             create index outbox_turns_idx on agent_sync.outbox (organization, id);
+             delete from agent_sync.migrations where version = 8",
+        )
+        .await;
+        db.execute(&format!(
+            "truncate agent_sync.outbox;
+             insert into agent_sync.outbox (source, key) select 'agents', n::text from generate_series(1, {waiting}) as n"
+        ))
+        .await;
+        migrations::migrate(&db.pool(), Duration::ZERO)
+            .await
+            .expect("migrated");
+        assert_eq!(db.count("agent_sync.outbox").await, kept);
+        let everything = db.count("agent_sync.outbox where key is null").await;
+        assert_eq!(everything, i64::from(kept == 1));
+        let index = "pg_class where relname in ('outbox_agents_idx', 'outbox_turns_idx')";
+        assert_eq!(db.count(index).await, 1);
+    }
+}
+
 /// `psql`, as `agent-sync migrate --print | psql` runs it: each statement is a transaction, and it goes on after an error.
 async fn psql(db: &TestDatabase, script: &str) -> String {
     let mut psql = tokio::process::Command::new("psql")
