@@ -621,8 +621,9 @@ async fn users_who_are_asked_about_together_are_told_apart() {
                 assert_eq!(answer["metadata"]["owner"], json!(alice));
             }
         }
-        // Those that waited for the gate, and all the others in one.
-        assert_eq!(scene.transactions().await, 3 + 1);
+        // Those that waited for the gate; then as many as had a turn, with all the others.
+        let transactions = scene.transactions().await;
+        assert!((3 + 1..=3 + 3).contains(&transactions), "{transactions}");
     }
 }
 
