@@ -1,5 +1,7 @@
 //! More changes than one batch: organizations take turns, and an outbox that grew for weeks is not gone through row by row.
 
+use std::ops::RangeInclusive;
+
 use agent_sync::access::Access;
 use agent_sync::changes::{self, bursts::Bursts};
 use agent_sync::config::{SCOPE, Settings};
@@ -7,6 +9,7 @@ use agent_sync::database::begin;
 use agent_sync::ids::AgentId;
 use agent_sync::outbox::{self, Order};
 use agent_sync::syncer::Syncer;
+use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -184,46 +187,64 @@ async fn a_claim_looks_at_little_more_than_what_it_takes() {
     }
 }
 
-/// While one batch waits, for whatever it may be, the other is done.
-#[tokio::test]
-async fn where_there_are_many_changes_two_batches_are_worked_on_at_once() {
-    let db = TestDatabase::new().await;
+/// 2,500 edited agents, in step before, and one of them that is not in the first batch.
+async fn many_edits(db: &TestDatabase) -> Uuid {
     db.organization_of(2500).await;
     db.forget_edits().await;
-    TestWorker::start(&db, ALL).await.stop().await;
+    TestWorker::start(db, ALL).await.stop().await;
     db.execute("update public.agents set system_prompt = 'edited'")
         .await;
-    let row = &db
-        .rows(
-            "select key from agent_sync.outbox order by id offset 700 limit 1",
-            &[],
-        )
-        .await[0];
-    let mut holder = db.connect().await;
-    let held = holder.transaction().await.expect("begun");
-    let lock = "select pg_advisory_xact_lock(hashtextextended('agent_sync:' || $1::text, 0))";
-    held.execute(lock, &[&row.get::<_, String>(0)])
-        .await
-        .expect("held");
+    let key = "select key::uuid from agent_sync.outbox order by id offset 700 limit 1";
+    db.rows(key, &[]).await[0].get(0)
+}
 
+/// Drains, while somebody holds something until no more changes wait than these.
+async fn drained_but_for(db: &TestDatabase, waiting: RangeInclusive<i64>, holder: &Client) {
     let syncer = Syncer::new(db.pool(), Access::open(), Settings::default());
     let (mut bursts, shutdown) = (Bursts::default(), CancellationToken::new());
     let others = async {
-        eventually(
-            "the first batch is done, and one of the two after it",
-            || async {
-                match db.count("agent_sync.outbox").await {
-                    1500..=1600 => Ok(()),
-                    waiting => Err(format!("{waiting} are waiting")),
-                }
-            },
-        )
+        eventually("the others are done", || async {
+            match db.count("agent_sync.outbox").await {
+                left if waiting.contains(&left) => Ok(()),
+                left => Err(format!("{left} are waiting")),
+            }
+        })
         .await;
-        held.rollback().await.expect("let go");
+        holder.batch_execute("rollback").await.expect("let go");
     };
     let (drained, ()) = tokio::join!(changes::drain(&syncer, &mut bursts, &shutdown), others);
     drained.expect("drained");
     assert_eq!(db.differences().await, Vec::<String>::new());
+}
+
+/// While one batch waits, for whatever it may be, the other is done.
+#[tokio::test]
+async fn where_there_are_many_changes_two_batches_are_worked_on_at_once() {
+    let db = TestDatabase::new().await;
+    let slow = many_edits(&db).await;
+    db.execute(&format!(
+        "create function public.wait() returns trigger language plpgsql as $$
+         begin
+           perform pg_advisory_xact_lock(79);
+           return new;
+         end $$;
+         create trigger wait before update on langgraph_server.assistants
+         for each row when (new.id = '{slow}') execute function public.wait()"
+    ))
+    .await;
+    let holder = db.connect().await;
+    let held = "begin; select pg_advisory_xact_lock(79)";
+    holder.batch_execute(held).await.expect("held");
+    // Of the two after the first one.
+    drained_but_for(&db, 1500..=1600, &holder).await;
+}
+
+#[tokio::test]
+async fn where_there_are_many_changes_no_batch_waits_for_an_agent_that_somebody_works_on() {
+    let db = TestDatabase::new().await;
+    let held = many_edits(&db).await;
+    let holder = db.hold_agent(held).await;
+    drained_but_for(&db, 1..=1, &holder).await;
 }
 
 /// There is one place for every five rows, and one of them is for where the last batch has left off.

@@ -3,7 +3,8 @@
 -- As claim.sql, for when there is more than one batch: a fifth of it goes to the organizations in turn, so that none
 -- waits behind the bulk edit of another; the rest to the oldest changes, so that none waits for ever. The turns go on where
 -- the last batch has left off, as there may be more organizations than places. With a change come all others of its agent: they need
--- no sync of their own, and however fast agents are edited, no more of them can wait than there are.
+-- no sync of their own, and however fast agents are edited, no more of them can wait than there are. Agents that somebody works on are
+-- passed over: the whole batch would wait for one of them. (When there is not more than one batch, claim.sql's waits for them.)
 with recursive circle as (
   select $3::text collate "C" as organization
   union -- not `all`: it ends when it has come round
@@ -49,9 +50,13 @@ with recursive circle as (
   order by id
   limit $2 - $2 / 5
   for update skip locked
+), free as materialized (
+  select organization, key
+  from (select * from in_turn union select * from oldest) as a
+  where pg_try_advisory_xact_lock(hashtextextended('agent_sync:' || a.key, 0)) -- as in lock_agents.sql
 ), claimed as (
   select c.id, c.key, c.changed_at, c.due_at
-  from (select * from in_turn union select * from oldest) as a
+  from free as a
   cross join lateral (
     select id, key, changed_at, due_at
     from agent_sync.outbox
