@@ -40,14 +40,15 @@ pub async fn drain(
     let mut clients = vec![syncer.database.client().await?];
     bursts.pace.called_off();
     let (mut in_turns, mut turn, mut overdue) = (false, String::new(), 0);
-    let mut looked_for_growth = false;
+    let (mut looked_for_growth, mut editors) = (false, Editors::default());
     let due = loop {
         let order = match in_turns {
             true => Order::Turns { after: &turn },
             false => Order::Age,
         };
         let step = async {
-            let together = match in_turns && bursts.pace.is_unhindered() {
+            let is_alone = bursts.pace.is_unhindered() && !editors.are_at_work;
+            let together = match in_turns && is_alone {
                 true => syncer.batches_together(),
                 false => 1,
             };
@@ -78,6 +79,7 @@ pub async fn drain(
         let is_over = match drained {
             Some(drained) => {
                 overdue += drained.overdue;
+                editors.look(left.recorded, drained.changes);
                 if drained.many && !std::mem::replace(&mut looked_for_growth, true) {
                     collapse(syncer, &mut clients[0], shutdown).await?;
                 }
@@ -122,9 +124,29 @@ async fn is_put_off(syncer: &Syncer, bursts: &mut Bursts, error: &Error, started
     }
 }
 
+/// Whether somebody goes on editing while we drain. They are not to be kept from it by more than one batch at a time: what waits is
+/// no more than there are agents, however long it takes.
+#[derive(Default)]
+struct Editors {
+    are_at_work: bool,
+    /// How many changes had been recorded when we looked last.
+    recorded: Option<i64>,
+}
+
+impl Editors {
+    /// How many changes have been recorded by now, and how many were taken meanwhile.
+    fn look(&mut self, recorded: i64, taken: usize) {
+        let before = self.recorded.replace(recorded).unwrap_or(recorded);
+        let since = usize::try_from(recorded.saturating_sub(before)).unwrap_or_default();
+        self.are_at_work = since > taken / 4;
+    }
+}
+
 /// One batch, or several at once.
 #[derive(Default)]
 struct DrainedBatches {
+    /// How many changes were taken.
+    changes: usize,
     /// Changes that had been waiting for longer than [`OVERDUE`].
     overdue: usize,
     /// There are probably more.
@@ -160,6 +182,7 @@ async fn drain_batches(
             drained.overdue += claimed.overdue(OVERDUE);
         }
         drained.many |= claimed.many;
+        drained.changes += claimed.changes.values().map(Vec::len).sum::<usize>();
         drained.turn = claimed.turn.clone().or(drained.turn.take());
         if claimed.is_empty() {
             // Only agents that are being edited right now. Their changes stay where they are, and the next claim passes
@@ -277,4 +300,27 @@ async fn spread(syncer: &Syncer, client: &mut Client) -> Result<bool, Error> {
     let spread = spread?;
     tx.commit().await?;
     Ok(spread)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn editors_are_at_work_where_about_as_much_is_recorded_as_is_taken() {
+        let mut editors = Editors::default();
+        for (recorded, taken, expected) in [
+            // Nobody knows how much of it is new.
+            (10_000, 500, false),
+            (10_000, 1000, false),
+            (10_200, 1000, false),
+            (11_200, 1000, true),
+            (11_200, 1000, false),
+            // A sequence that was begun anew.
+            (0, 1000, false),
+        ] {
+            editors.look(recorded, taken);
+            assert_eq!(editors.are_at_work, expected, "{recorded}");
+        }
+    }
 }
