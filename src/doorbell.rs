@@ -1,13 +1,14 @@
 //! What the change loop waits for: a ring, or its patience running out. And how well the listening goes, which decides
 //! how long that patience is.
 
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::changes::vigil::Rings;
 
@@ -140,10 +141,17 @@ impl Doorbell {
                 true => (look, Woken::Look),
                 false => (at_most, Woken::Unasked),
             };
+            let mut ring = pin!(self.bell.notified());
+            // Who is awake looks when it is time to. The ring is kept.
+            if !now.awake {
+                if ring.as_mut().enable() {
+                    return Woken::Rang;
+                }
+                debug!(armed = now.armed.is_some(), "waiting for a ring");
+            }
             tokio::select! {
                 biased; // a ring that has woken us up for good is a ring all the same
-                // Who is awake looks when it is time to. The ring is kept.
-                () = self.bell.notified(), if !now.awake => return Woken::Rang,
+                () = ring, if !now.awake => return Woken::Rang,
                 () = tokio::time::sleep_until(start + wait) => return woken,
                 // Less patience, or more.
                 _ = hearing.changed() => {}

@@ -235,8 +235,8 @@ pub struct Left {
     pub of_agents: bool,
     /// How long until there may be something to claim. `None`: never, as it is empty.
     pub due: Option<Duration>,
-    /// How many changes have ever been recorded, committed or not.
-    pub recorded: i64,
+    /// How many changes have ever been recorded, committed or not. `None`: this role may not know.
+    pub recorded: Option<i64>,
 }
 
 /// What is left, but for these agents.
@@ -247,7 +247,7 @@ pub async fn left(database: &Database, client: &Client, later: &[AgentId]) -> Re
         shared: row.get("shared") == Some("t"),
         of_agents: row.get("of_agents") == Some("t"),
         due: wait.map(|ms| Duration::from_millis(ms.try_into().unwrap_or(0))),
-        recorded: required(&row, "recorded")?,
+        recorded: value(&row, "recorded")?,
     })
 }
 

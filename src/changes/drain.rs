@@ -134,11 +134,13 @@ struct Editors {
 }
 
 impl Editors {
-    /// How many changes have been recorded by now, and how many were taken meanwhile.
-    fn look(&mut self, recorded: i64, taken: usize) {
-        let before = self.recorded.replace(recorded).unwrap_or(recorded);
-        let since = usize::try_from(recorded.saturating_sub(before)).unwrap_or_default();
-        self.are_at_work = since > taken / 4;
+    /// How many changes have been recorded by now, as far as we may know, and how many were taken meanwhile.
+    fn look(&mut self, recorded: Option<i64>, taken: usize) {
+        let before = std::mem::replace(&mut self.recorded, recorded);
+        let since = recorded
+            .zip(before)
+            .map_or(0, |(now, before)| now.saturating_sub(before));
+        self.are_at_work = usize::try_from(since).unwrap_or_default() > taken / 4;
     }
 }
 
@@ -311,16 +313,20 @@ mod tests {
         let mut editors = Editors::default();
         for (recorded, taken, expected) in [
             // Nobody knows how much of it is new.
-            (10_000, 500, false),
-            (10_000, 1000, false),
-            (10_200, 1000, false),
-            (11_200, 1000, true),
-            (11_200, 1000, false),
+            (Some(10_000), 500, false),
+            (Some(10_000), 1000, false),
+            (Some(10_200), 1000, false),
+            (Some(11_200), 1000, true),
+            (Some(11_200), 1000, false),
             // A sequence that was begun anew.
-            (0, 1000, false),
+            (Some(0), 1000, false),
+            (Some(400), 1000, true),
+            // Nobody may tell us.
+            (None, 1000, false),
+            (Some(11_200), 1000, false),
         ] {
             editors.look(recorded, taken);
-            assert_eq!(editors.are_at_work, expected, "{recorded}");
+            assert_eq!(editors.are_at_work, expected, "{recorded:?}");
         }
     }
 }
