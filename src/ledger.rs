@@ -1,7 +1,9 @@
 //! `agent_sync.ledger`: which assistants are ours. Only the workers write it, under the agent's lock.
 
 use std::collections::HashMap;
+use std::sync::LazyLock;
 
+use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
@@ -9,21 +11,24 @@ use crate::database::{Error, Param, Session, Transaction, column};
 use crate::ids::{AgentId, AssistantId};
 use crate::plan::{Entry, RowVersion, State};
 use crate::sql;
-use crate::store::table::row_version;
 
-/// An assistant that was just written.
+/// What is to be known of an assistant that is written.
 #[derive(Debug)]
-pub struct Written {
+pub struct NewEntry {
     pub assistant_id: AssistantId,
     pub agent_id: AgentId,
     pub organization_id: Option<Uuid>,
     pub owner: String,
     pub content_hash: Vec<u8>,
+    /// What its agent said, as a hash, where that is known.
+    pub said: Option<Vec<u8>>,
+}
+
+/// An assistant that was just written, and its fingerprint.
+#[derive(Debug)]
+pub struct Written {
+    pub entry: NewEntry,
     pub row_hash: Vec<u8>,
-    /// What its agent says ([`Marked::source_hash`]), where that is known.
-    pub source_hash: Option<Vec<u8>>,
-    /// Where it is a row of a table.
-    pub row_version: Option<RowVersion>,
 }
 
 /// By what a pass sees that an assistant is as it should be, without a closer look.
@@ -84,21 +89,71 @@ pub async fn read(
         .collect()
 }
 
-/// These were just written.
-pub async fn synced(session: Session<'_>, written: &[Written]) -> Result<(), Error> {
-    let sources: Vec<_> = written.iter().map(|w| w.source_hash.as_deref()).collect();
-    let (xmins, ctids) = parted(written.iter().map(|w| w.row_version.as_ref()));
-    let marks: [Param<'_>; 3] = [
-        (&sources, Type::BYTEA_ARRAY),
-        (&xmins, Type::TEXT_ARRAY),
-        (&ctids, Type::TEXT_ARRAY),
-    ];
-    enter(session, sql!("ledger_synced"), written, &marks).await
+/// Entries, column by column, as `sql/queries/ledger_written.sql` takes them.
+pub struct Columns<'a> {
+    assistants: Vec<String>,
+    agents: Vec<AgentId>,
+    organizations: Vec<Option<Uuid>>,
+    owners: Vec<&'a str>,
+    content_hashes: Vec<&'a [u8]>,
+    said: Vec<Option<&'a [u8]>>,
 }
 
-/// These are about to be written, and may be ours already, or not: an empty content hash leaves that open.
+impl<'a> Columns<'a> {
+    pub fn of(entries: impl Iterator<Item = &'a NewEntry> + Clone) -> Self {
+        Self {
+            assistants: entries
+                .clone()
+                .map(|e| e.assistant_id.to_string())
+                .collect(),
+            agents: entries.clone().map(|e| e.agent_id).collect(),
+            organizations: entries.clone().map(|e| e.organization_id).collect(),
+            owners: entries.clone().map(|e| e.owner.as_str()).collect(),
+            content_hashes: entries.clone().map(|e| e.content_hash.as_slice()).collect(),
+            said: entries.map(|e| e.said.as_deref()).collect(),
+        }
+    }
+
+    /// `$1` to `$6`.
+    pub fn params(&self) -> [Param<'_>; 6] {
+        [
+            (&self.assistants, Type::TEXT_ARRAY),
+            (&self.agents, Type::UUID_ARRAY),
+            (&self.organizations, Type::UUID_ARRAY),
+            (&self.owners, Type::TEXT_ARRAY),
+            (&self.content_hashes, Type::BYTEA_ARRAY),
+            (&self.said, Type::BYTEA_ARRAY),
+        ]
+    }
+}
+
+/// A statement that writes assistants, and enters those that it has `written` into the ledger.
+pub fn entering(writing: &str) -> String {
+    format!("{writing}{}", sql!("ledger_written"))
+}
+
+static SYNCED: LazyLock<String> = LazyLock::new(|| entering(sql!("ledger_synced")));
+
+/// These were just written, outside the database.
+pub async fn synced(tx: &Transaction<'_>, written: &[Written]) -> Result<(), Error> {
+    enter(tx, &SYNCED, written).await
+}
+
+/// These are about to be written there, and may be ours already, or not: an empty content hash leaves that open.
 pub async fn intended(tx: &Transaction<'_>, written: &[Written]) -> Result<(), Error> {
-    enter(tx.into(), sql!("ledger_intended"), written, &[]).await
+    enter(tx, sql!("ledger_intended"), written).await
+}
+
+async fn enter(tx: &Transaction<'_>, statement: &str, written: &[Written]) -> Result<(), Error> {
+    if written.is_empty() {
+        return Ok(());
+    }
+    let columns = Columns::of(written.iter().map(|w| &w.entry));
+    let row_hashes: Vec<_> = written.iter().map(|w| w.row_hash.as_slice()).collect();
+    let row_hashes: [Param<'_>; 1] = [(&row_hashes, Type::BYTEA_ARRAY)];
+    let params = [&columns.params()[..], &row_hashes].concat();
+    tx.execute_typed(statement, &params).await?;
+    Ok(())
 }
 
 /// These are as they were left, and as they should be.
@@ -108,7 +163,8 @@ pub async fn marked(tx: &Transaction<'_>, marked: &[Marked]) -> Result<(), Error
     }
     let assistants: Vec<_> = marked.iter().map(|m| m.assistant_id).collect();
     let sources: Vec<_> = marked.iter().map(|m| m.source_hash.as_slice()).collect();
-    let (xmins, ctids) = parted(marked.iter().map(|m| Some(&m.row_version)));
+    let xmins: Vec<_> = marked.iter().map(|m| &m.row_version.xmin).collect();
+    let ctids: Vec<_> = marked.iter().map(|m| &m.row_version.ctid).collect();
     tx.execute_typed(
         sql!("ledger_marked"),
         &[
@@ -122,47 +178,12 @@ pub async fn marked(tx: &Transaction<'_>, marked: &[Marked]) -> Result<(), Error
     Ok(())
 }
 
-/// The columns `row_xmin` and `row_ctid`.
-fn parted<'a>(
-    versions: impl Iterator<Item = Option<&'a RowVersion>>,
-) -> (Vec<Option<&'a str>>, Vec<Option<&'a str>>) {
-    versions
-        .map(|version| {
-            (
-                version.map(|version| version.xmin.as_str()),
-                version.map(|version| version.ctid.as_str()),
-            )
-        })
-        .unzip()
-}
-
-/// `more`: parameters after those that all such statements have.
-async fn enter(
-    session: Session<'_>,
-    statement: &str,
-    written: &[Written],
-    more: &[Param<'_>],
-) -> Result<(), Error> {
-    if written.is_empty() {
-        return Ok(());
-    }
-    let assistants: Vec<_> = written.iter().map(|w| w.assistant_id).collect();
-    let agents: Vec<_> = written.iter().map(|w| w.agent_id).collect();
-    let organizations: Vec<_> = written.iter().map(|w| w.organization_id).collect();
-    let owners: Vec<_> = written.iter().map(|w| w.owner.as_str()).collect();
-    let content_hashes: Vec<_> = written.iter().map(|w| w.content_hash.as_slice()).collect();
-    let row_hashes: Vec<_> = written.iter().map(|w| w.row_hash.as_slice()).collect();
-    let mut params: Vec<Param<'_>> = vec![
-        (&assistants, Type::UUID_ARRAY),
-        (&agents, Type::UUID_ARRAY),
-        (&organizations, Type::UUID_ARRAY),
-        (&owners, Type::TEXT_ARRAY),
-        (&content_hashes, Type::BYTEA_ARRAY),
-        (&row_hashes, Type::BYTEA_ARRAY),
-    ];
-    params.extend_from_slice(more);
-    session.query(statement, &params).await?;
-    Ok(())
+/// `row_xmin` and `row_ctid`, of an assistant or of the ledger.
+pub fn row_version(row: &Row) -> Result<Option<RowVersion>, Error> {
+    let (xmin, ctid): (Option<String>, Option<String>) =
+        (column(row, "row_xmin")?, column(row, "row_ctid")?);
+    let version = xmin.zip(ctid);
+    Ok(version.map(|(xmin, ctid)| RowVersion { xmin, ctid }))
 }
 
 /// These are as they should be, though the ledger says that they failed.

@@ -515,6 +515,7 @@ async fn written(tx: &Transaction<'_>, agent: Uuid, how: How) -> bool {
         content_hash: Vec::new(),
         how,
         foreign: None,
+        said: None,
     };
     let id = write.assistant.id;
     Target::Table(tx.into())

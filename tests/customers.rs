@@ -33,7 +33,7 @@ enum Leaves {
 }
 
 /// A sync, in the order in which its statements are sent: of those that are sent together, the last.
-const SYNC: [Step; 13] = {
+const SYNC: [Step; 12] = {
     const fn after(statement: &'static str, leaves: Leaves) -> Step {
         Step { statement, leaves }
     }
@@ -48,7 +48,6 @@ const SYNC: [Step; 13] = {
         after(sql!("assistants_insert"), TablesRead),
         after(sql!("assistants_update"), TablesRead),
         after(sql!("assistants_delete"), TablesRead),
-        after(sql!("ledger_synced"), TablesRead),
         after(sql!("ledger_removed"), TablesRead),
         // With `delete_claimed`. (To its end: there is `read committed`, too.)
         after("COMMIT\0", Nothing),

@@ -6,7 +6,7 @@ use agent_sync::access::Access;
 use agent_sync::config::Settings;
 use agent_sync::database::begin;
 use agent_sync::ids::{AgentId, SYSTEM};
-use agent_sync::ledger::{self, Written};
+use agent_sync::ledger::{self, NewEntry, Written};
 use agent_sync::pass::{self, Extent};
 use agent_sync::scope::Scope;
 use agent_sync::source::{Page, Stretch};
@@ -365,14 +365,15 @@ async fn what_is_announced_is_of_no_version_of_a_row() {
     let mut client = pool.client().await.expect("a connection");
     let tx = begin(&mut client).await.expect("begun");
     let announced = Written {
-        assistant_id: agent.canonical(),
-        agent_id: agent,
-        organization_id: None,
-        owner: SYSTEM.to_owned(),
-        content_hash: Vec::new(),
+        entry: NewEntry {
+            assistant_id: agent.canonical(),
+            agent_id: agent,
+            organization_id: None,
+            owner: SYSTEM.to_owned(),
+            content_hash: Vec::new(),
+            said: None,
+        },
         row_hash: b"what is sent".to_vec(),
-        source_hash: None,
-        row_version: None,
     };
     ledger::intended(&tx, &[announced])
         .await

@@ -245,6 +245,7 @@ fn write<'a>(id: AssistantId, owner: &str, content: &'a Content, how: How) -> Wr
         content_hash: b"hash".to_vec(),
         how,
         foreign: None,
+        said: None,
     }
 }
 

@@ -3,6 +3,7 @@
 use agent_sync::access::Access;
 use agent_sync::config::{ROBYN_DEV, SCOPE, Settings};
 use agent_sync::ids::AgentId;
+use agent_sync::ledger;
 use agent_sync::sql;
 use agent_sync::syncer::{Entrance, Syncer};
 use serde_json::{Value, json};
@@ -438,11 +439,13 @@ async fn what_is_changed_while_a_batch_is_on_its_way_becomes_a_version_too() {
         let id = made["assistant_id"].as_str().expect("an id").to_owned();
         db.execute("select pg_advisory_lock(1)").await;
         let late = "where (select pg_advisory_lock(1)) is not null and a.id = any";
-        let statement = sql!("assistants_update").replacen("where a.id = any", late, 1);
+        let statement = ledger::entering(sql!("assistants_update"));
+        let statement = statement.replacen("where a.id = any", late, 1);
         assert!(statement.contains(late));
         let params = format!(
             r#"prepare batch as {statement}
-               execute batch ('{{{id}}}', '{{g}}', '{{theirs}}', '{{null}}', array['{{}}'], array['{{"owner": "{owner}"}}'], '{{f}}', '{{f}}')"#
+               execute batch ('{{{id}}}', '{{{id}}}', '{{null}}', '{{{owner}}}', '{{x}}', '{{null}}', '{{g}}', '{{theirs}}', '{{null}}',
+                 array['{{}}'], array['{{"owner": "{owner}"}}'], '{{f}}', '{{f}}')"#
         );
         let session = db.connect().await;
         let batch = tokio::spawn(async move { session.batch_execute(&params).await });
@@ -450,11 +453,6 @@ async fn what_is_changed_while_a_batch_is_on_its_way_becomes_a_version_too() {
         client.patch(json!({"name": "second"})).await;
         db.execute("select pg_advisory_unlock(1)").await;
         batch.await.expect("ran").expect("written");
-        db.execute(&format!(
-            "insert into agent_sync.ledger (assistant_id, agent_id, owner, state, content_hash)
-             values ('{id}', '{id}', '{owner}', 'synced', 'x')"
-        ))
-        .await;
         let listed = client.versions(json!({})).await;
         let names: Vec<_> = listed.iter().map(|version| &version["name"]).collect();
         assert_eq!(names, expected);

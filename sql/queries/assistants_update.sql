@@ -1,5 +1,5 @@
--- $1 text[] id, $2 text[] graph_id, $3 text[] name, $4 text[] description, $5 text[] config, $6 text[] metadata,
--- $7 boolean[] fresh, $8 boolean[] adopt.
+-- $7 text[] graph_id, $8 text[] name, $9 text[] description, $10 text[] config, $11 text[] metadata, $12 boolean[] fresh,
+-- $13 boolean[] adopt; and what ledger_written.sql has, which follows.
 -- Existing assistants get new content; keys of the metadata that are not ours stay, but for a fresh one. One that is
 -- adopted must still say that it is the system's. What another session holds is passed over, and missing from the answer.
 -- What each was so far becomes one of its versions, of which twenty are kept. Where it becomes another owner's or another
@@ -15,9 +15,9 @@ with free as (
   select w.*, w.fresh or (free.metadata ->> 'owner', free.metadata ->> 'supabase_organization_id')
     is distinct from (w.metadata::jsonb ->> 'owner', w.metadata::jsonb ->> 'supabase_organization_id') as forgets
   from free
-  join unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::boolean[], $8::boolean[])
+  join unnest($1::text[], $7::text[], $8::text[], $9::text[], $10::text[], $11::text[], $12::boolean[], $13::boolean[])
     as w (id, graph_id, name, description, config, metadata, fresh, adopt) on w.id = free.id
-), updated as (
+), written as (
   update langgraph_server.assistants as a
   set graph_id = w.graph_id, config = w.config::jsonb, context = '{}', name = w.name, description = w.description,
     metadata = case
@@ -34,15 +34,15 @@ with free as (
       a.graph_id, a.config, nullif(a.context, '{}'), a.name, a.description,
       a.metadata -> 'supabase_agent_id', a.metadata -> 'supabase_organization_id', a.metadata -> 'owner'
     )::text, 'UTF8')) as row_hash,
-    a.xmin::text as row_xmin, a.ctid::text as row_ctid
+    a.xmin as row_xmin, a.ctid as row_ctid
 ), kept as (
   insert into agent_sync.versions as v
     (assistant_id, version, graph_id, config, context, metadata, name, description, created_at)
   select free.id, coalesce(free.version, 1), free.graph_id, free.config, free.context, free.metadata, free.name, free.description,
     coalesce(greatest(free.created_at, free.updated_at), statement_timestamp())
-  from updated
-  join free on free.id = updated.id
-  where not updated.forgets
+  from written
+  join free on free.id = written.id
+  where not written.forgets
   on conflict (assistant_id, version) do update
   set graph_id = excluded.graph_id, config = excluded.config, context = excluded.context, metadata = excluded.metadata,
     name = excluded.name, description = excluded.description
@@ -51,7 +51,7 @@ with free as (
   delete from agent_sync.versions as v
   where v.ctid = any (array(
     select old.ctid
-    from updated as u
+    from written as u
     cross join lateral (
       select o.ctid
       from agent_sync.versions as o
@@ -61,4 +61,3 @@ with free as (
     ) as old
   ))
 )
-select id, row_hash, row_xmin, row_ctid from updated;

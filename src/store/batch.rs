@@ -15,8 +15,9 @@ use super::table;
 use crate::assistant;
 use crate::database::{Error, Session};
 use crate::ids::AssistantId;
+use crate::ledger::NewEntry;
 use crate::metrics::StoreCalls;
-use crate::plan::{Existing, RowVersion};
+use crate::plan::Existing;
 
 /// An assistant of an agent, about to be written.
 #[derive(Debug)]
@@ -26,6 +27,8 @@ pub struct Write<'a> {
     pub how: How,
     /// Metadata that the client who has this assistant made sent along. Counts on an insert only.
     pub foreign: Option<&'a Map<String, Value>>,
+    /// What its agent said, as a hash, where that is known.
+    pub said: Option<&'a [u8]>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +42,19 @@ pub enum How {
 }
 
 impl Write<'_> {
+    /// What the ledger is to say of it.
+    pub fn entry(&self) -> NewEntry {
+        let assistant = &self.assistant;
+        NewEntry {
+            assistant_id: assistant.id,
+            agent_id: assistant.agent_id,
+            organization_id: assistant.content.organization_id,
+            owner: assistant.owner.clone(),
+            content_hash: self.content_hash.clone(),
+            said: self.said.map(<[u8]>::to_vec),
+        }
+    }
+
     /// What the assistant's metadata is to be, but for `synced_at`, and for what is not ours and stays.
     pub(super) fn metadata(&self) -> Map<String, Value> {
         let Value::Object(mut metadata) = self.assistant.metadata() else {
@@ -104,8 +120,8 @@ pub enum Answer<T> {
 pub struct Stands {
     /// Its fingerprint: who edits it changes that.
     pub row_hash: Vec<u8>,
-    /// Where it is a row of a table.
-    pub row_version: Option<RowVersion>,
+    /// The ledger has it already, by the very statement that has written it.
+    pub is_noted: bool,
     /// It said so already.
     pub untouched: bool,
 }

@@ -271,7 +271,7 @@ impl Memory {
             }
             let stands = assistants.get(&id).map(|kept| Stands {
                 row_hash: fingerprint::of(&kept.now.assistant),
-                row_version: None,
+                is_noted: false,
                 untouched: false,
             });
             written

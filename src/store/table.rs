@@ -2,6 +2,7 @@
 //! transaction that moves the ledger and the outbox, too.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::LazyLock;
 
 use serde_json::Value;
 use tokio_postgres::Row;
@@ -12,7 +13,8 @@ use super::batch::{Answer, Answers, How, Stands, Write};
 use crate::assistant;
 use crate::database::{Error, Param, Session, Transaction, column};
 use crate::ids::AssistantId;
-use crate::plan::{Existing, RowVersion};
+use crate::ledger::{self, Columns, row_version};
+use crate::plan::Existing;
 use crate::sql;
 
 /// How many bytes of assistants one statement carries, but for one that is larger all by itself. Their contents are in
@@ -107,7 +109,11 @@ pub async fn said(
         .collect()
 }
 
-/// What another session holds, or has made, taken or deleted meanwhile, is missing from the answers.
+static INSERT: LazyLock<String> = LazyLock::new(|| ledger::entering(sql!("assistants_insert")));
+static UPDATE: LazyLock<String> = LazyLock::new(|| ledger::entering(sql!("assistants_update")));
+
+/// What another session holds, or has made, taken or deleted meanwhile, is missing from the answers. What is written is in the ledger, too:
+/// one statement does both, so that nobody has to be told in between which version of a row it has become.
 pub async fn write(session: Session<'_>, writes: &[Write<'_>]) -> Result<Answers<Stands>, Error> {
     let mut written = Answers::default();
     for insert in [true, false] {
@@ -139,7 +145,8 @@ async fn send(
         return Ok(());
     }
     let writes: Vec<&Write<'_>> = batch.iter().map(|sent| sent.write).collect();
-    let ids: Vec<_> = writes.iter().map(|w| w.assistant.id.to_string()).collect();
+    let entries: Vec<_> = writes.iter().map(|w| w.entry()).collect();
+    let entries = Columns::of(entries.iter());
     let contents: Vec<&assistant::Content> = writes.iter().map(|w| w.assistant.content).collect();
     let graphs: Vec<_> = contents.iter().map(|c| c.graph_id.as_str()).collect();
     let names: Vec<_> = contents.iter().map(|c| c.name.as_deref()).collect();
@@ -148,27 +155,27 @@ async fn send(
     let metadata: Vec<_> = batch.iter().map(|sent| sent.metadata.as_str()).collect();
     let fresh: Vec<_> = writes.iter().map(|w| w.how != How::Update).collect();
     let adopt: Vec<_> = writes.iter().map(|w| w.how == How::Adopt).collect();
-    let mut params: Vec<Param<'_>> = vec![
-        (&ids, Type::TEXT_ARRAY),
-        (&graphs, Type::TEXT_ARRAY),
-        (&names, Type::TEXT_ARRAY),
-        (&descriptions, Type::TEXT_ARRAY),
-        (&configs, Type::TEXT_ARRAY),
-        (&metadata, Type::TEXT_ARRAY),
-    ];
+    let mut params: Vec<Param<'_>> = entries.params().into();
+    params.extend([
+        (&graphs as _, Type::TEXT_ARRAY),
+        (&names as _, Type::TEXT_ARRAY),
+        (&descriptions as _, Type::TEXT_ARRAY),
+        (&configs as _, Type::TEXT_ARRAY),
+        (&metadata as _, Type::TEXT_ARRAY),
+    ]);
     let statement = if insert {
-        sql!("assistants_insert")
+        &INSERT
     } else {
         params.extend([
             (&fresh as _, Type::BOOL_ARRAY),
             (&adopt as _, Type::BOOL_ARRAY),
         ]);
-        sql!("assistants_update")
+        &UPDATE
     };
     for row in session.query(statement, &params).await? {
         let stands = Stands {
             row_hash: column(&row, "row_hash")?,
-            row_version: row_version(&row)?,
+            is_noted: true,
             untouched: false,
         };
         written.answers.insert(id(&row)?, Answer::Done(stands));
@@ -190,14 +197,6 @@ pub async fn delete(tx: &Transaction<'_>, ids: &[AssistantId]) -> Result<Answers
     let gone = ids.iter().filter(|id| !held.contains(id));
     deleted.answers = gone.map(|id| (*id, Answer::Done(()))).collect();
     Ok(deleted)
-}
-
-/// `row_xmin` and `row_ctid`, of an assistant or of the ledger.
-pub(crate) fn row_version(row: &Row) -> Result<Option<RowVersion>, Error> {
-    let (xmin, ctid): (Option<String>, Option<String>) =
-        (column(row, "row_xmin")?, column(row, "row_ctid")?);
-    let version = xmin.zip(ctid);
-    Ok(version.map(|(xmin, ctid)| RowVersion { xmin, ctid }))
 }
 
 /// We only ever ask for ids that are uuids.

@@ -170,7 +170,7 @@ impl Syncer {
         let recording = async {
             let mut client = self.database.client().await?;
             let tx = begin(&mut client).await?;
-            let retries = work.record((&tx).into()).await?;
+            let retries = work.record(&tx).await?;
             tx.commit().await?;
             client.give_back();
             Ok(retries)
@@ -435,7 +435,7 @@ impl Syncer {
             let mut client = self.database.client().await?;
             let tx = begin(&mut client).await?;
             lease.renew(&tx, agents).await?;
-            let retries = work.record((&tx).into()).await?;
+            let retries = work.record(&tx).await?;
             tx.commit().await?;
             client.give_back();
             Ok(retries)

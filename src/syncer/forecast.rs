@@ -234,7 +234,7 @@ impl Work<'_> {
             let id = write.assistant.id;
             let stands = Stands {
                 row_hash: Vec::new(),
-                row_version: None,
+                is_noted: false,
                 untouched: place.says_so_already(write, observed.existing.get(&id)),
             };
             (id, Answer::Done(stands))

@@ -348,7 +348,7 @@ impl Syncer {
                 let in_scope = is_in_scope(tx, &shape, &reach, agent).await?;
                 work.fail(agent, error.to_string(), in_scope);
             }
-            let retries = work.record(Session::new(tx, None)).await?;
+            let retries = work.record(tx).await?;
             failed.add(Batch {
                 outcomes: work.outcomes.into_iter().collect(),
                 retries,
@@ -434,7 +434,7 @@ impl Syncer {
             } else {
                 work.carry_out(table, &seen.observed).await?;
             }
-            work.record(session).await
+            work.record(tx).await
         };
         let retries = writing.await.map_err(|e| (Stage::Writing, e))?;
         Ok(self.batch(work, &seen, retries))

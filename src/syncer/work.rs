@@ -9,11 +9,11 @@ use tracing::{info, warn};
 use super::outcome::Outcome;
 use super::permission::Subject;
 use crate::access::Verdict;
-use crate::database::{Error, Session, Transaction};
+use crate::database::{Error, Transaction};
 use crate::ids::{AgentId, AssistantId, SYSTEM};
-use crate::ledger::{self, Conflict, Failure, Marked, Written};
+use crate::ledger::{self, Conflict, Failure, Marked, NewEntry, Written};
 use crate::outbox;
-use crate::plan::{Answer as Given, Claim, Observed, Planned, RowVersion, State, Step};
+use crate::plan::{Answer as Given, Claim, Observed, Planned, State, Step};
 use crate::removals::Objection;
 use crate::retry;
 use crate::store::batch::{Answer, Answers, Counted, How, Stands, Write};
@@ -164,6 +164,10 @@ impl<'a> Work<'a> {
                 content_hash,
                 how,
                 foreign,
+                said: self
+                    .sources
+                    .and_then(|said| said.get(&agent))
+                    .map(Vec::as_slice),
             });
         }
     }
@@ -320,17 +324,16 @@ impl<'a> Work<'a> {
                 continue;
             }
             let stands = entry.is_some_and(|entry| observed.stands(entry));
-            intended.push(match observed.existing.get(&id).filter(|_| stands) {
+            let (content_hash, row_hash) = match observed.existing.get(&id).filter(|_| stands) {
                 // It says just what was announced before, so it is ours whatever is sent now. It says nothing that an agent could say again.
-                Some(row) => Written {
-                    content_hash: b"announced".to_vec(),
-                    ..written(write, row.row_hash.clone(), None)
-                },
-                None => Written {
-                    content_hash: Vec::new(),
-                    ..written(write, fingerprint::of_write(write), None)
-                },
-            });
+                Some(row) => (b"announced".to_vec(), row.row_hash.clone()),
+                None => (Vec::new(), fingerprint::of_write(write)),
+            };
+            let entry = NewEntry {
+                content_hash,
+                ..write.entry()
+            };
+            intended.push(Written { entry, row_hash });
         }
         ledger::intended(tx, &intended).await
     }
@@ -381,13 +384,12 @@ impl<'a> Work<'a> {
                             (false, _) => Outcome::Updated,
                         },
                     );
-                    let source = self.sources.and_then(|sources| sources.get(&agent));
-                    let hash =
-                        source.map(|s| source_hash(s, &write.content_hash, &stands.row_hash));
-                    self.written.push(Written {
-                        source_hash: hash,
-                        ..written(&write, stands.row_hash, stands.row_version)
-                    });
+                    if !stands.is_noted {
+                        self.written.push(Written {
+                            entry: write.entry(),
+                            row_hash: stands.row_hash,
+                        });
+                    }
                 }
                 Some(Answer::Refused(why)) => {
                     if !observed.entries.contains_key(&id) {
@@ -471,10 +473,9 @@ impl<'a> Work<'a> {
         self.left.insert(agent);
     }
 
-    /// Writes the ledger. Returns whether something was put back into the outbox.
-    pub async fn record(&mut self, session: Session<'_>) -> Result<bool, Error> {
-        let tx = session.tx;
-        ledger::synced(session, &self.written).await?;
+    /// Writes into the ledger what it does not have yet. Returns whether something was put back into the outbox.
+    pub async fn record(&mut self, tx: &Transaction<'_>) -> Result<bool, Error> {
+        ledger::synced(tx, &self.written).await?;
         ledger::settled(tx, &self.settled).await?;
         ledger::marked(tx, &self.marked).await?;
         if let Some(objection) = self.objection {
@@ -516,18 +517,4 @@ fn source_hash(source: &[u8], content_hash: &[u8], row_hash: &[u8]) -> Vec<u8> {
     let hash = Sha256::new_with_prefix(source);
     let hash = hash.chain_update(content_hash).chain_update(row_hash);
     hash.finalize().to_vec()
-}
-
-fn written(write: &Write<'_>, row_hash: Vec<u8>, row_version: Option<RowVersion>) -> Written {
-    let assistant = &write.assistant;
-    Written {
-        assistant_id: assistant.id,
-        agent_id: assistant.agent_id,
-        organization_id: assistant.content.organization_id,
-        owner: assistant.owner.clone(),
-        content_hash: write.content_hash.clone(),
-        row_hash,
-        source_hash: None,
-        row_version,
-    }
 }

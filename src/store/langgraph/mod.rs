@@ -251,7 +251,7 @@ impl Server {
         if let Some(row) = existing.filter(|row| stands(row)) {
             return Ok(Stands {
                 row_hash: row.row_hash.clone(),
-                row_version: None,
+                is_noted: false,
                 untouched: true,
             });
         }
@@ -291,7 +291,7 @@ impl Server {
             *self.last() = Some(id);
             return Ok(Stands {
                 row_hash,
-                row_version: None,
+                is_noted: false,
                 untouched: false,
             });
         }
