@@ -10,6 +10,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 use time::OffsetDateTime;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -299,23 +301,28 @@ async fn keep_synced(
         }
     };
 
-    let work = async {
-        tokio::join!(
-            passes(config, syncer, readiness, left, shutdown),
-            changes::run(syncer, readiness, shutdown),
-        )
-    };
-    let warnings = async {
-        warn_of_users(config, syncer).await;
-        std::future::pending().await
-    };
+    // Each is woken for itself: an edit's sync is woken a dozen times, and to ask all the others whether they have anything to do would take
+    // longer than what it has to do itself.
+    let work = [
+        passes(config, syncer, readiness, left, shutdown).boxed(),
+        changes::run(syncer, readiness, shutdown).boxed(),
+    ];
+    let others = [
+        listener::run(url, &syncer.database, &syncer.doorbell).boxed(),
+        warn_of_users(config, syncer).boxed(),
+        syncer.write_back.retry().boxed(),
+        syncer.place().watch().boxed(),
+    ];
+    let mut working = work.len();
+    let work = work.into_iter().map(|work| work.map(|()| true).boxed());
+    let others = others
+        .into_iter()
+        .map(|other| other.map(|()| false).boxed());
+    let mut all: FuturesUnordered<_> = work.chain(others).collect();
     // The work ends by itself, after the batch in hand; the others may be dropped at any point.
-    tokio::select! {
-        _ = work => {}
-        () = warnings => {}
-        () = listener::run(url, &syncer.database, &syncer.doorbell) => {}
-        () = syncer.write_back.retry() => {}
-        () = syncer.place().watch() => {}
+    while working > 0 {
+        let was_work = all.next().await;
+        working -= usize::from(was_work.unwrap_or(true));
     }
 }
 
