@@ -26,6 +26,9 @@ use support::{AnyError, Arguments, DEFAULT_MODEL, connect, cpu, data};
 
 const AGENTS: u32 = 10_000;
 
+/// How many edits of one side come before the other's turn: few enough that whatever else the machine does for a moment meets all sides.
+const AT_A_TIME: usize = 10;
+
 /// What the floor listens to.
 const RING: &str = "
 create function public.ring() returns trigger language plpgsql as $$
@@ -47,8 +50,8 @@ create table langgraph_server.assistants (
 async fn main() -> Result<(), AnyError> {
     let quick = Arguments::of_this_process().quick;
     let (rounds, stream_for) = match quick {
-        true => (2, Duration::from_secs(6)),
-        false => (12, Duration::from_secs(60)),
+        true => (10, Duration::from_secs(6)),
+        false => (80, Duration::from_secs(60)),
     };
     let postgres =
         Postgres::start(&["fsync=on", "shared_buffers=512MB", "max_wal_size=4GB"]).await?;
@@ -69,7 +72,7 @@ enum Side {
     Ours,
     /// A bare listener.
     Floor,
-    /// One that keeps our promises ([`least`]).
+    /// One that keeps our promises ([`least::InOrder`], and [`least::sync`] where there are many).
     Least,
 }
 
@@ -150,17 +153,17 @@ async fn one_at_a_time(
         }
         Ok::<_, tokio_postgres::Error>(())
     });
-    let (writer, mut edited) = listen(&postgres.url("least"), "agent_sync").await?;
+    let (writer, mut rung) = listen(&postgres.url("least"), "agent_sync").await?;
     // Who has the bell is rung for. (And no dead row of the outbox is read, as it is never vacuumed here.)
     let bell = "select pg_advisory_lock(hashtextextended('agent_sync.bell', 0));
         set enable_seqscan = off; set enable_bitmapscan = off; set enable_sort = off; set plan_cache_mode = force_generic_plan";
     writer.batch_execute(bell).await?;
+    let in_order = least::InOrder::new(writer).await?;
     let least = tokio::spawn(async move {
-        let statement = writer.prepare(&least::sync()).await?;
-        while edited.recv().await.is_some() {
-            writer.execute(&statement, &[&DEFAULT_MODEL]).await?;
+        while rung.recv().await.is_some() {
+            in_order.sync().await.map_err(|e| e.to_string())?;
         }
-        Ok::<_, tokio_postgres::Error>(())
+        Ok::<_, String>(())
     });
     let mut sides = Vec::new();
     for side in Side::ALL {
@@ -172,14 +175,14 @@ async fn one_at_a_time(
         sides.push((connect(&url).await?, listener, written, Vec::new()));
     }
     let mut n = 0;
-    // The first round is nobody's: connections are opened and catalogs read.
-    for round in 0..=rounds {
+    // The first rounds are nobody's: connections are opened and catalogs read.
+    for round in 0..rounds + 5 {
         for (editor, _, written, times) in &mut sides {
-            for _ in 0..50 {
+            for _ in 0..AT_A_TIME {
                 n += 1;
                 let agent = agents[n as usize * 7919 % agents.len()];
                 let took = one(editor, agent, n, written).await?;
-                if round > 0 {
+                if round >= 5 {
                     times.push(took);
                 }
             }
