@@ -124,8 +124,8 @@ async fn is_put_off(syncer: &Syncer, bursts: &mut Bursts, error: &Error, started
     }
 }
 
-/// Whether somebody goes on editing while we drain. They are not to be kept from it by more than one batch at a time: what waits is
-/// no more than there are agents, however long it takes.
+/// Whether somebody goes on editing while we drain. They are not to be kept from it by more than one batch at a time: however long it
+/// takes, an agent is synced once for all that was recorded of it meanwhile.
 #[derive(Default)]
 struct Editors {
     are_at_work: bool,
